@@ -1,0 +1,107 @@
+"""Every error a person can meet: a stable code, one clear message, and what to do next."""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of the `farm` command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    NOT_SIGNED_IN = 4
+    UNREACHABLE = 5
+
+
+class FarmError(Exception):
+    """What went wrong (`message`) and what helps (`next`); `field` names the offending input."""
+
+    code = "internal_error"
+    status = 500
+    exit = Exit.FAILED
+
+    def __init__(self, message: str, next: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next = next
+        self.field = field
+
+
+class InvalidRequest(FarmError):
+    code = "invalid_request"
+    status = 422
+    exit = Exit.USAGE
+
+
+class UnknownModel(InvalidRequest):
+    code = "unknown_model"
+
+
+class PromptRefused(InvalidRequest):
+    code = "invalid_prompt"
+
+
+class JobNotFound(FarmError):
+    code = "job_not_found"
+    status = 404
+
+
+class NotReady(FarmError):
+    """The thing exists but not yet: the video of a job that has not succeeded."""
+
+    code = "not_ready"
+    status = 409
+
+
+class StateConflict(FarmError):
+    """The job is in a state from which the asked transition does not exist."""
+
+    code = "state_conflict"
+    status = 409
+
+
+class IdempotencyConflict(FarmError):
+    code = "idempotency_conflict"
+    status = 409
+    exit = Exit.USAGE
+
+
+class FolderUnusable(FarmError):
+    """Read-only, not a folder, or on a full disk."""
+
+    code = "folder_unusable"
+
+
+class FolderInUse(FarmError):
+    """A second farm on the same folder."""
+
+    code = "farm_already_running"
+
+
+class PortInUse(FarmError):
+    code = "port_in_use"
+
+
+class DiskFull(FarmError):
+    code = "disk_full"
+    status = 507
+
+
+class SchemaOutdated(FarmError):
+    code = "schema_outdated"
+
+
+class DatabaseUnavailable(FarmError):
+    code = "database_unavailable"
+    status = 503
+
+
+class StorageUnavailable(FarmError):
+    code = "storage_unavailable"
+    status = 503
+
+
+class FarmUnreachable(FarmError):
+    code = "farm_unreachable"
+    exit = Exit.UNREACHABLE

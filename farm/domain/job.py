@@ -1,0 +1,177 @@
+"""A job as every layer but the database sees it: frozen, typed, no I/O."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from farm.domain.states import JobState, Outcome, StageName
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What is to be rendered. Immutable once accepted; stored as JSON.
+
+    width, height in pixels; frames = 4k + 1; fps in frames per second; guidance is the weight of
+    classifier-free guidance (1 = off, always 1 for distilled models).
+    """
+
+    kind: str
+    model: str
+    model_digest: str
+    prompt: str
+    width: int
+    height: int
+    frames: int
+    fps: int
+    steps: int
+    seed: int
+    guidance: float
+
+    def canonical(self) -> str:
+        """One spelling per spec, for comparing and hashing."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "JobSpec":
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """An accepted wish that is not yet a row. `idempotency_key` is scoped by owner (and batch)."""
+
+    spec: JobSpec
+    owner: str = "local"
+    project: str = "default"
+    batch: str | None = None
+    idempotency_key: str | None = None
+    priority: int = 0
+    hold: bool = False
+    interactive: bool = True
+    not_before: datetime | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole video in the store. Keys are relative to the store's root."""
+
+    key: str
+    sha256: str
+    bytes: int
+    frames: int
+    seconds: float
+    poster_key: str
+
+
+@dataclass(frozen=True)
+class JobError:
+    code: str
+    message: str
+    next: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an active job is. `k` of `n` denoise steps; 0 of 0 in stages without steps."""
+
+    stage: StageName
+    k: int = 0
+    n: int = 0
+    preview_step: int | None = None  # newest latent preview in the store
+    worker: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of `jobs`, joined with its lease if it has one."""
+
+    id: str
+    spec: JobSpec
+    state: JobState
+    owner: str
+    project: str
+    batch: str | None
+    lane: str
+    idempotency_key: str | None
+    priority: int
+    epoch: int
+    failures: int
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    not_before: datetime | None
+    cancel_requested_at: datetime | None
+    artifact: Artifact | None
+    error: JobError | None
+    progress: Progress | None
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One claim of a job. `timings` are seconds per stage; `peak_memory` in bytes of the device."""
+
+    job: str
+    epoch: int
+    worker: str
+    gpu: str
+    outcome: Outcome | None
+    timings: Mapping[str, float]
+    peak_memory: int | None
+    cause: str | None
+    claimed_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is given: the job, and the fencing token of this claim."""
+
+    job: str
+    epoch: int
+    worker: str
+    spec: JobSpec
+
+    @property
+    def prefix(self) -> str:
+        """Where this claim, and no other, may write in the store."""
+        return f"videos/{self.job}/{self.epoch}"
+
+    def preview_key(self, step: int) -> str:
+        return f"{self.prefix}/preview-{step}.jpg"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """`created` is False where an idempotency key found the job that was already there."""
+
+    job: Job
+    created: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """One row of the outbox. `kind`: job | worker | batch; `data` holds the changed fields."""
+
+    id: int
+    kind: str
+    subject: str
+    data: Mapping[str, Any]
+    at: datetime
+
+
+def batch_row_key(row: Mapping[str, Any], occurrence: int) -> str:
+    """sha256 of a batch row's canonical content and its n-th occurrence in the file (0-based)."""
+    text = json.dumps([row, occurrence], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seed_from_key(key: str) -> int:
+    """The seed of a batch row that names none: 32 bits of its key, so a rerun draws the same noise."""
+    return int(key[:8], 16)

@@ -1,0 +1,103 @@
+"""The words of the job protocol: states, stages, outcomes, wishes, and which transition goes from where to where."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    LEASED = "leased"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    HELD = "held"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+ACTIVE = frozenset({JobState.LEASED, JobState.RUNNING})
+WAITING = frozenset({JobState.SCHEDULED, JobState.QUEUED, JobState.HELD})
+
+
+class StageName(StrEnum):
+    """What a running job is doing, in order."""
+
+    LOADING = "loading"
+    TEXT = "text"
+    DENOISE = "denoise"
+    DECODE = "decode"
+    ENCODE = "encode"
+    UPLOAD = "upload"
+
+
+class Outcome(StrEnum):
+    """How one attempt ended. The class decides what happens to the job."""
+
+    SUCCEEDED = "succeeded"
+    CANCELLED = "cancelled"
+    USER_ERROR = "user_error"  # fail at once, no retry
+    OUT_OF_MEMORY = "out_of_memory"  # retry with a smaller plan, then fail
+    DEVICE_FAULT = "device_fault"  # kill the process, retry elsewhere
+    LOST = "lost"  # process or node gone, lease expired
+    DRAIN = "drain"  # requeue, no blame
+    PREEMPT = "preempt"  # requeue, no blame
+    RECALL = "recall"  # prefetched, never started: requeue, no blame
+    DEPENDENCY = "dependency"  # storage or database away: requeue, no blame
+
+    @property
+    def blames(self) -> bool:
+        """Whether the attempt counts towards the cap after which a job fails as poison."""
+        return self in {Outcome.OUT_OF_MEMORY, Outcome.DEVICE_FAULT, Outcome.LOST}
+
+
+class Wish(StrEnum):
+    """What an operator wants of a worker; obeyed at its next heartbeat."""
+
+    RUN = "run"
+    DRAIN = "drain"
+    RESTART = "restart"
+    QUARANTINE = "quarantine"
+
+
+class Order(StrEnum):
+    """What a renewal brings back to the worker."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One arrow of the state diagram; `farm.db` turns it into a guarded UPDATE."""
+
+    event: str
+    sources: frozenset[JobState]
+    target: JobState
+
+
+def _arrow(event: str, *sources: JobState, to: JobState) -> Transition:
+    return Transition(event, frozenset(sources), to)
+
+
+DUE = _arrow("due", JobState.SCHEDULED, to=JobState.QUEUED)
+CLAIM = _arrow("claim", JobState.QUEUED, to=JobState.LEASED)
+START = _arrow("start", JobState.LEASED, to=JobState.RUNNING)
+RECALL = _arrow("recall", JobState.LEASED, to=JobState.QUEUED)
+# A job that went back to the queue may still be finished at its epoch: nobody has claimed it since.
+FINISH = _arrow("finish", JobState.LEASED, JobState.RUNNING, JobState.QUEUED, to=JobState.SUCCEEDED)
+FAIL = _arrow("fail", JobState.LEASED, JobState.RUNNING, to=JobState.FAILED)
+REQUEUE = _arrow("requeue", JobState.LEASED, JobState.RUNNING, to=JobState.QUEUED)
+CANCEL_WAITING = _arrow(
+    "cancel", JobState.SCHEDULED, JobState.QUEUED, JobState.HELD, to=JobState.CANCELLED
+)
+CANCEL_ACTIVE = _arrow("cancelled", JobState.LEASED, JobState.RUNNING, to=JobState.CANCELLED)
+HOLD = _arrow("hold", JobState.SCHEDULED, JobState.QUEUED, to=JobState.HELD)
+RELEASE = _arrow("release", JobState.HELD, to=JobState.QUEUED)
+RETRY = _arrow("retry", JobState.FAILED, JobState.CANCELLED, to=JobState.QUEUED)

@@ -1,0 +1,48 @@
+"""A worker: one process that owns one device and keeps one model resident."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from farm.domain.job import Progress
+from farm.domain.states import Wish
+
+
+@dataclass(frozen=True)
+class NewWorker:
+    """`id` is a boot id, new for every process; `gpu` is the device's uuid, or `cpu:<node>:<n>`."""
+
+    id: str
+    node: str
+    gpu: str
+    device_name: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Worker:
+    id: str
+    node: str
+    gpu: str
+    device_name: str
+    pid: int
+    models: tuple[str, ...]  # digests resident in memory
+    wish: Wish
+    state: str  # starting | idle | busy | gone
+    started_at: datetime
+    heartbeat_at: datetime
+    jobs_done: int
+    memory: int | None  # resident bytes of the process
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a worker tells its node agent every second; the agent renews the lease from it."""
+
+    worker: str
+    job: str | None
+    epoch: int
+    progress: Progress | None
+    models: tuple[str, ...]
+    state: str
+    memory: int | None
+    jobs_done: int

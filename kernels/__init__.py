@@ -1,0 +1,1 @@
+"""Triton kernels and their torch references. Imports nothing: other packages probe for this name."""

@@ -1,0 +1,133 @@
+"""The presets: every model the farm knows, as data. Pure Python, so that a server can read it without torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from model.errors import ModelError
+
+# Published statistics of the Wan2.1 VAE latents, channel by channel (Wan2.1, Apache-2.0).
+WAN_LATENT_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_LATENT_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shapes of the DiT (Wan2.1, table of models). head_dim = dim / heads must be even and >= 6."""
+
+    dim: int
+    ffn_dim: int
+    heads: int
+    layers: int
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int = 4096
+    text_len: int = 512
+    freq_dim: int = 256
+    patch: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+    sla: bool = False  # whether layers carry proj_l, the linear branch of sparse-linear attention
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError(f"dim {self.dim} over {self.heads} heads is not an even head_dim")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shapes of the causal 3-D VAE (Wan2.1): 4x in time, 8x in space."""
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    latent_mean: tuple[float, ...] = WAN_LATENT_MEAN
+    latent_std: tuple[float, ...] = WAN_LATENT_STD
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One model as people name it. Sizes are (width, height) in pixels; frames are 4k + 1.
+
+    distilled models take 1-4 rCM steps and no guidance; the others take Euler steps with guidance.
+    """
+
+    name: str
+    task: Literal["t2v", "i2v"]
+    transformer: TransformerConfig
+    vae: VAEConfig
+    text_encoder: Literal["umt5-xxl", "demo"]
+    size: tuple[int, int]
+    min_side: int
+    max_side: int
+    max_pixels: int
+    frames: int
+    max_frames: int
+    fps: int
+    steps: int
+    max_steps: int
+    distilled: bool
+    guidance: float = 1.0
+    shift: float = 1.0
+    sigma_max: float = 80.0
+    boundary: float | None = None
+    max_prompt_chars: int = 4000
+    weights: Path | None = field(default=None)  # folder of the packaged weights, if packaged
+
+
+_VAE = VAEConfig()
+_1_3B = TransformerConfig(dim=1536, ffn_dim=8960, heads=12, layers=30, sla=True)
+_14B = TransformerConfig(dim=5120, ffn_dim=13824, heads=40, layers=40, sla=True)
+_14B_I2V = TransformerConfig(dim=5120, ffn_dim=13824, heads=40, layers=40, in_channels=36, sla=True)
+
+
+def _turbo(name: str, task: Literal["t2v", "i2v"], transformer: TransformerConfig,
+           size: tuple[int, int], sigma_max: float, boundary: float | None = None) -> Preset:  # fmt: skip
+    return Preset(
+        name=name, task=task, transformer=transformer, vae=_VAE, text_encoder="umt5-xxl", size=size,
+        min_side=256, max_side=1280, max_pixels=1280 * 720, frames=81, max_frames=81, fps=16,
+        steps=4, max_steps=4, distilled=True, sigma_max=sigma_max, boundary=boundary,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Preset] = {
+    p.name: p
+    for p in (
+        Preset(
+            name="demo-t2v", task="t2v",
+            transformer=TransformerConfig(dim=192, ffn_dim=768, heads=4, layers=6, text_dim=128, text_len=64),
+            vae=VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
+            text_encoder="demo", size=(96, 96), min_side=96, max_side=96, max_pixels=96 * 96,
+            frames=17, max_frames=17, fps=12, steps=16, max_steps=25, distilled=False,
+            guidance=3.0, shift=3.0, max_prompt_chars=200,
+            weights=Path(__file__).resolve().parent.parent / "demo" / "weights",
+        ),
+        _turbo("wan2.1-t2v-1.3b", "t2v", _1_3B, (832, 480), 80.0),
+        _turbo("wan2.1-t2v-14b", "t2v", _14B, (1280, 720), 80.0),
+        _turbo("wan2.2-i2v-a14b", "i2v", _14B_I2V, (1280, 720), 200.0, 0.9),
+    )
+}  # fmt: skip
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`. Raises ModelError naming the ones there are."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ModelError(f"unknown model {name!r}", f"choose one of: {', '.join(PRESETS)}") from None
+
+
+def installed() -> list[Preset]:
+    """Presets whose weights are on this machine."""
+    return [p for p in PRESETS.values() if p.weights is not None and any(p.weights.glob("*.safetensors"))]
