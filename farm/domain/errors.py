@@ -47,6 +47,11 @@ class JobNotFound(FarmError):
     status = 404
 
 
+class WorkerNotFound(FarmError):
+    code = "worker_not_found"
+    status = 404
+
+
 class NotReady(FarmError):
     """The thing exists but not yet: the video of a job that has not succeeded."""
 
