@@ -74,7 +74,7 @@ class Encoder:
             picture = to_yuv(image)
             picture.pts = self.frames
             picture.time_base = Fraction(1, self.fps)
-            self._packets += self._stream.encode(picture)
+            self._packets += self._stream.encode(picture)  # pyright: ignore[reportUnknownMemberType]
             self.frames += 1
 
     def close(self, metadata: Mapping[str, str]) -> EncodedVideo:
@@ -85,10 +85,10 @@ class Encoder:
             self.abandon()
             raise ValueError("a video needs at least one frame")
         try:
-            self._packets += self._stream.encode(None)
+            self._packets += self._stream.encode(None)  # pyright: ignore[reportUnknownMemberType]
             # The container takes its tags with its first packet, and they are only known now.
             self._container.metadata.update(metadata)
-            self._container.mux(self._packets)
+            self._container.mux(self._packets)  # pyright: ignore[reportUnknownMemberType]
             self._container.close()
             sha256 = hashlib.sha256()
             with self._part.open("r+b") as file:
@@ -122,7 +122,9 @@ class Encoder:
         self.abandon()
 
     def _add_stream(self, width: int, height: int, crf: int, preset: str) -> VideoStream:
-        stream = self._container.add_stream("libx264", rate=self.fps)
+        stream = self._container.add_stream(  # pyright: ignore[reportUnknownMemberType]
+            "libx264", rate=self.fps
+        )
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, self.fps)

@@ -36,8 +36,8 @@ def poster(frames: Picture) -> bytes:
 def sheet(rows: Sequence[Picture], labels: Sequence[str], columns: int = 6) -> bytes:
     """PNG: a row of `columns` evenly spaced frames per video (uint8 [n, h, w, 3]), its label underneath.
 
-    Small frames are enlarged by whole pixels. Where no installed font has Chinese, Chinese labels are
-    escaped (\\u4e2d), never drawn as empty boxes.
+    Small frames are enlarged by whole pixels. Where no installed font has Chinese, letters beyond
+    ASCII are escaped (\\u4e2d), never drawn as empty boxes.
     """
     if len(rows) != len(labels):
         raise ValueError(f"{len(rows)} rows, {len(labels)} labels")
@@ -73,7 +73,7 @@ def _strip(frames: Picture, columns: int) -> Image.Image:
 
 def _printable(label: str) -> tuple[str, Font]:
     label = " ".join(label.split())
-    if all(ord(c) < 256 for c in label):
+    if label.isascii():
         return label, ImageFont.load_default(TEXT)
     font = cjk_font()
     if font is None:
