@@ -107,6 +107,19 @@ class StorageUnavailable(FarmError):
     status = 503
 
 
+class ObjectNotFound(FarmError):
+    """The store has no object of this key."""
+
+    code = "object_not_found"
+    status = 404
+
+
+class BrokenVideo(FarmError):
+    """Encoded, but not a video that may be shown: cut short, black, or noise."""
+
+    code = "broken_video"
+
+
 class FarmUnreachable(FarmError):
     code = "farm_unreachable"
     exit = Exit.UNREACHABLE
