@@ -133,6 +133,9 @@ def test_a_frozen_worker_loses_its_job_and_can_change_nothing(farm: Farm, gate: 
     lost, won = sorted(jobs.attempts(farm.db, job), key=lambda a: a.epoch)
     assert (lost.outcome, won.outcome) == (Outcome.LOST, Outcome.SUCCEEDED)
     assert won.worker != lost.worker
+    assert "stopped answering" in (
+        lost.cause or ""
+    )  # its lease ran out: nobody renewed it for a silent worker
 
 
 def test_a_dispatcher_that_dies_disturbs_no_job(farm: Farm, gate: Path):
