@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         data = dict(data)
         data["database_url"] = data.get("database_url") or f"sqlite:///{home / 'farm.db'}"
         data["store"] = data.get("store") or str(home / "store")
+        # The children run in home: what is relative to the caller's folder must not change its meaning there.
+        if "://" not in data["store"]:
+            data["store"] = str(_absolute(data["store"]))
+        path = str(data["database_url"]).removeprefix("sqlite:///")
+        if path != data["database_url"] and path not in ("", ":memory:"):
+            data["database_url"] = f"sqlite:///{_absolute(path)}"
         return data
 
     @model_validator(mode="after")

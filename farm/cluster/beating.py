@@ -85,12 +85,12 @@ class Beater:
             self._log.warning("agent_silent" if silent else "agent_back")
 
     def _listen_until_next(self, answers: socket.socket, claim: Claim | None) -> None:
-        """Hears answers until the next beat is due: after a second, or sooner if progress moved."""
+        """Hears answers until the next beat is due: after a second, or sooner if there is news."""
         began = time.monotonic()
         while not self._stopping.is_set():
             passed = time.monotonic() - began
-            moved = claim is not None and claim.changed.is_set() and passed >= _FASTEST
-            if passed >= self._settings.beat_every or moved:
+            news = self._look()[1] is not claim or (claim is not None and claim.changed.is_set())
+            if passed >= self._settings.beat_every or (news and passed >= _FASTEST):
                 return
             answers.settimeout(min(0.1, self._settings.beat_every / 4))
             with contextlib.suppress(TimeoutError):

@@ -115,11 +115,13 @@ class Child:
         self._start_at = 0.0
 
     def last_words(self) -> str:
-        """The last line it wrote: for an uncaught error that is the error."""
+        """What it said at the end: the last line of a traceback is the error, else the last two lines are."""
         with open(self.output, "rb") as file:
             file.seek(max(0, os.path.getsize(self.output) - 4096))
             lines = file.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        if not lines:
+            return "it said nothing"
+        return lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines[-2:])
 
     def _start(self) -> None:
         with open(self.output, "ab") as out:

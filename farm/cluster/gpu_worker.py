@@ -14,7 +14,6 @@ from typing import Any
 from farm.cluster import device
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim
-from farm.cluster.poke import poke
 from farm.cluster.render import Renderer
 from farm.cluster.resident import Resident
 from farm.cluster.slots import Slot, gpu_of, threads_for
@@ -22,7 +21,7 @@ from farm.db import workers
 from farm.db.engine import open_database
 from farm.domain.errors import FarmError
 from farm.domain.job import Assignment
-from farm.domain.states import Order
+from farm.domain.states import Order, Outcome
 from farm.domain.worker import Beat, NewWorker
 from farm.ops.logging import start_log
 from farm.settings import Settings
@@ -137,7 +136,6 @@ class GpuWorker:
                 self._leaving = self._leaving or suspect  # ready for nothing in the moment before the end
                 self._claim = None
                 self._change("idle")
-            poke(self._settings)
             if suspect:
                 self._log.warning("device_suspect", job=claim.assignment.job, epoch=claim.assignment.epoch)
                 self._exit(3)
@@ -151,7 +149,7 @@ class GpuWorker:
             return False
         if result is None:
             return False
-        self._jobs_done += 1
+        self._jobs_done += result.ours and result.outcome is Outcome.SUCCEEDED
         return result.device_suspect
 
     def _load(self) -> None:

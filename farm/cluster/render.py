@@ -253,6 +253,7 @@ def _classify(claim: Claim, error: Exception) -> tuple[Outcome, JobError]:
     if isinstance(error, Stopped):
         return error.outcome, JobError(error.outcome, f"stopped: {error.outcome}")
     if isinstance(error, RenderCancelled):
+        # It may have been renewed after all, too late for this render: then the job is ours to give back.
         why = claim.must_stop() or Outcome.DRAIN
         return why, JobError(why, f"stopped: {why}")
     if isinstance(error, CorruptWeights):

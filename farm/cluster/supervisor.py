@@ -47,9 +47,7 @@ def up(
         if lock.before is not None:
             log.info("leftovers_ended", children=end_leftovers(lock.before.children))
         _probe_port(settings)
-        settings = settings.model_copy(
-            update={"ray_address": settings.ray_address or f"127.0.0.1:{ray_node.free_port()}"}
-        )
+        settings = settings.model_copy(update={"ray_address": f"127.0.0.1:{ray_node.free_port()}"})
         # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
         shutil.rmtree(settings.ray_dir, ignore_errors=True)
         settings.make_folders()
@@ -121,7 +119,7 @@ class Supervisor:
     def run(self) -> None:
         processes.adopt_orphans()
         self._not_ours = set(processes.own_children())
-        stops = (signal.SIGINT, signal.SIGTERM)
+        stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, self._signalled) for number in stops}
         try:
             self._keep()

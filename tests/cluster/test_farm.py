@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from farm.db import jobs
-from farm.domain.states import JobState, Outcome
+from farm.db import jobs, workers
+from farm.domain.states import JobState, Outcome, Wish
 from farm.media.check import decode, read_metadata
 from farm.storage.store import open_store
 from tests.cluster.conftest import Farm, until
@@ -133,9 +133,8 @@ def test_a_frozen_worker_loses_its_job_and_can_change_nothing(farm: Farm, gate: 
     lost, won = sorted(jobs.attempts(farm.db, job), key=lambda a: a.epoch)
     assert (lost.outcome, won.outcome) == (Outcome.LOST, Outcome.SUCCEEDED)
     assert won.worker != lost.worker
-    assert "stopped answering" in (
-        lost.cause or ""
-    )  # its lease ran out: nobody renewed it for a silent worker
+    # Its lease ran out: nobody had renewed it for a worker that was silent.
+    assert "stopped answering" in (lost.cause or "")
 
 
 def test_a_dispatcher_that_dies_disturbs_no_job(farm: Farm, gate: Path):
@@ -150,6 +149,20 @@ def test_a_dispatcher_that_dies_disturbs_no_job(farm: Farm, gate: Path):
     # The new one knows the same workers, and gives them work.
     assert farm.wait_final(farm.submit("another")).state is JobState.SUCCEEDED
     assert {w.id for w in farm.wait_idle(2)} == before
+
+
+def test_a_wish_to_restart_gives_the_job_back_and_renews_the_worker(farm: Farm, gate: Path):
+    before = {w.id for w in farm.workers()}
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    (first,) = jobs.attempts(farm.db, job)
+    workers.wish(farm.db, first.worker, Wish.RESTART)
+    until("the job is claimed elsewhere", lambda: farm.job(job).epoch == 2)
+    until("its worker is another process", lambda: first.worker not in {w.id for w in farm.workers()})
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0)
+    assert len(before & {w.id for w in farm.wait_idle(2)}) == 1
 
 
 def test_sigterm_gives_the_job_back_without_blame(farm: Farm, gate: Path):

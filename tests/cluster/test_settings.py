@@ -36,6 +36,14 @@ def test_a_child_reads_the_same_settings_from_its_environment(
     assert load_settings() == settings
 
 
+def test_a_child_in_another_folder_means_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(home="farm", store="videos", database_url="sqlite:///jobs.db")
+    assert settings.home == tmp_path / "farm"
+    assert settings.store == str(tmp_path / "videos")
+    assert settings.database_url == f"sqlite:///{tmp_path}/jobs.db"
+
+
 @pytest.mark.parametrize("text", ["prot = 7861\n", "port = 'x'\n", "port = \n", "lease_ttl = 3.0\n"])
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str):
     (tmp_path / "farm.toml").write_text(text)
