@@ -3,9 +3,11 @@
 No other file may name a database product; Postgres joins by adding its branch to each section.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Engine, Integer, create_engine, event
@@ -88,7 +90,13 @@ def _connect_sqlite(url: URL, now: Callable[[], datetime], busy_timeout: float) 
         )
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
-    engine = create_engine(url, connect_args={"timeout": busy_timeout}, pool_size=5, max_overflow=20)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": busy_timeout},
+        pool_size=5,
+        max_overflow=20,
+        json_serializer=partial(json.dumps, ensure_ascii=False),  # Chinese stays readable in a shell
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -225,6 +225,17 @@ def test_renewals_bring_orders(db):
     assert leases.renew(db, [beat(job_id)]) == {(job_id, 1): Order.CANCEL}
 
 
+def test_a_beat_of_its_own_earlier_claim_renews_nothing(db, clock):
+    job_id = running(db)
+    clock.forward(31)
+    leases.reap(db)
+    assert claim(db).epoch == 2
+    clock.forward(29)
+    assert leases.renew(db, [beat(job_id, 1)]) == {(job_id, 1): Order.LOST}
+    clock.forward(2)
+    assert leases.reap(db) == [(job_id, 2, JobState.QUEUED)]
+
+
 def test_an_expired_lease_that_nobody_reaped_may_be_renewed(db, clock):
     job_id = running(db)
     clock.forward(100)

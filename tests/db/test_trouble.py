@@ -148,6 +148,15 @@ def test_every_error_of_this_room_says_what_to_do(db):
         assert caught.value.next
 
 
+def test_every_connection_is_durable_and_checks_references(db):
+    with db.read() as conn:
+        pragmas = {
+            name: conn.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
 SUBMITTER = """
 import sys
 from farm.db import jobs
