@@ -47,6 +47,11 @@ class JobNotFound(FarmError):
     status = 404
 
 
+class WorkerNotFound(FarmError):
+    code = "worker_not_found"
+    status = 404
+
+
 class NotReady(FarmError):
     """The thing exists but not yet: the video of a job that has not succeeded."""
 
@@ -100,6 +105,19 @@ class DatabaseUnavailable(FarmError):
 class StorageUnavailable(FarmError):
     code = "storage_unavailable"
     status = 503
+
+
+class ObjectNotFound(FarmError):
+    """The store has no object of this key."""
+
+    code = "object_not_found"
+    status = 404
+
+
+class BrokenVideo(FarmError):
+    """Encoded, but not a video that may be shown: cut short, black, or noise."""
+
+    code = "broken_video"
 
 
 class FarmUnreachable(FarmError):

@@ -1,0 +1,166 @@
+"""The dispatcher: the only driver of Ray. It keeps a worker on every slot and hands queued jobs to idle ones.
+
+Run as `python -m farm.cluster.dispatcher`. It may die at any moment: what it knows can be read again from Ray
+and the database, and jobs that run do not need it.
+"""
+
+import contextlib
+import signal
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from farm.cluster.actors import Actors
+from farm.cluster.claim import steady_clock
+from farm.cluster.forgotten import bury_forgotten
+from farm.cluster.poke import listen, send
+from farm.cluster.post import Post
+from farm.cluster.slots import Slot
+from farm.db import lanes, leases, workers
+from farm.db.engine import Database, open_database
+from farm.domain.errors import FarmError
+from farm.domain.states import Wish
+from farm.domain.worker import Worker
+from farm.ops.logging import Log, start_log
+from farm.scheduling.lanes import LaneView, next_lane
+from farm.settings import Settings, load_settings
+
+_POLL = 1.0  # seconds between two looks when nobody pokes
+_STOP = b"stop"
+
+
+class Dispatcher:
+    """`run` is the loop; a look is: who died, who is idle, what is next, whose lease has run out."""
+
+    def __init__(self, settings: Settings, db: Database, actors: Actors, log: Log) -> None:
+        self._settings = settings
+        self._db = db
+        self._actors = actors
+        self._log = log
+        self._posts: dict[str, Post] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._health = Health(settings.lease_ttl)
+
+    def run(self) -> None:
+        """Until `stop`. Its socket is bound once Ray and the database have answered: that is "ready"."""
+        self.look()
+        with listen(self._settings.dispatcher_socket) as inbox:
+            threading.Thread(target=self._hear, args=(inbox,), name="ears", daemon=True).start()
+            self._log.info("dispatcher_ready", slots=list(self._posts))
+            while not self._stopping:
+                self._wake.wait(_POLL)
+                self._wake.clear()
+                try:
+                    self.look()
+                except FarmError as error:  # the database is away; Ray's faults end this process instead
+                    self._health.failed()
+                    self._log.warning("database_away", error=error.message)
+        self._settings.dispatcher_socket.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def look(self) -> None:
+        """One round. Raises FarmError while the database is away."""
+        for slot in self._actors.slots():
+            if slot.resource not in self._posts:
+                self._posts[slot.resource] = self._new_post(slot)
+        for post in self._posts.values():
+            post.look()
+        leases.due(self._db)
+        if bury_forgotten(self._settings, self._db, self._log):
+            self._wake.set()
+        self._claim()
+        self._reap()
+
+    def _new_post(self, slot: Slot) -> Post:
+        return Post(slot, self._settings, self._actors, self._db, self._wake.set, self._log)
+
+    def _claim(self) -> None:
+        idle = [post for post in self._posts.values() if post.idle]
+        if not idle:
+            return
+        known = {worker.id: worker for worker in workers.find(self._db, gone_within=0.0)}
+        for post in idle:
+            worker = known.get(post.worker_id or "")
+            if worker is not None:
+                self._claim_for(post, worker)
+
+    def _claim_for(self, post: Post, worker: Worker) -> None:
+        if worker.wish is Wish.RESTART:
+            self._log.info("restart_wished", worker=worker.id)
+            post.replace()
+            return
+        choice = next_lane(lanes.lanes(self._db), worker, datetime.now(UTC))
+        if not isinstance(choice, LaneView):
+            return
+        assignment = leases.claim(
+            self._db, worker.id, choice.id, ttl=self._settings.lease_ttl, models=worker.models
+        )
+        if assignment is not None:
+            self._log.info("claimed", job=assignment.job, epoch=assignment.epoch, worker=worker.id)
+            post.give(assignment)
+
+    def _reap(self) -> None:
+        if not self._health.answered():
+            return
+        for job, epoch, state in leases.reap(self._db, self._settings.crash_cap):
+            self._log.warning("lease_expired", job=job, epoch=epoch, now=state)
+            self._wake.set()  # a job is back in the queue
+        for worker in workers.sweep(self._db, older_than=self._settings.lease_ttl):
+            self._log.warning("worker_silent", worker=worker)
+        for post in self._posts.values():
+            # Its jobs are gone to others. What may thaw must not sit on the device for ever.
+            post.end_if_silent(2 * self._settings.lease_ttl)
+
+    def _hear(self, inbox: Any) -> None:
+        with contextlib.suppress(OSError):  # closed by run
+            while inbox.recv(64) != _STOP:
+                self._wake.set()
+
+
+class Health:
+    """Whether the database has answered for one full TTL: before that nobody could have renewed."""
+
+    def __init__(self, ttl: float) -> None:
+        self._ttl = ttl
+        self._since = self._last = steady_clock()
+
+    def answered(self) -> bool:
+        """Call after each good round. A long gap between two means that we, and perhaps all, slept."""
+        now = steady_clock()
+        if now - self._last > self._ttl / 2:
+            self._since = now
+        self._last = now
+        return now - self._since >= self._ttl
+
+    def failed(self) -> None:
+        self._since = self._last = steady_clock()
+
+
+def main() -> None:
+    settings = load_settings()
+    log = start_log("dispatcher", settings.log_dir, settings.log_level)
+    actors = Actors(settings)
+    dispatcher = Dispatcher(settings, open_database(settings.database_url), actors, log)
+
+    def stop(*_: Any) -> None:
+        # On a thread: a handler must not take locks that the interrupted thread may hold.
+        threading.Thread(target=dispatcher.stop, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        dispatcher.run()
+    except BaseException as error:
+        log.error("dispatcher_failed", error)
+        raise
+    finally:
+        send(settings.dispatcher_socket, _STOP)
+        actors.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""A slot as the dispatcher keeps it: always manned, and what its worker was given outlives the worker."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from farm.cluster.actors import ActorDied, Actors, answer
+from farm.cluster.claim import steady_clock
+from farm.cluster.gpu_worker import WorkerStatus
+from farm.cluster.slots import Slot
+from farm.db import leases, workers
+from farm.db.engine import Database
+from farm.domain.job import Assignment
+from farm.ops.logging import Log
+from farm.settings import Settings
+
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.25, 30.0
+_SETTLED = 60.0  # seconds of life, or one finished job, after which a death is no longer one of a series
+
+
+@dataclass(frozen=True)
+class _Death:
+    """Still to be told to the database."""
+
+    worker: str | None
+    job: str | None
+    epoch: int
+    cause: str
+
+
+class Post:
+    """Never waits for the actor: calls are futures that wake the dispatcher."""
+
+    def __init__(
+        self, slot: Slot, settings: Settings, actors: Actors, db: Database, wake: Callable[[], None], log: Log
+    ) -> None:
+        self._slot = slot
+        self._settings = settings
+        self._actors = actors
+        self._db = db
+        self._wake = wake
+        self._log = log.bind(slot=slot.resource)
+        self._actor: Any = None
+        self._watch: Future[WorkerStatus] | None = None
+        self._status: WorkerStatus | None = None
+        self._given: Assignment | None = None
+        self._offer: Future[int] | None = None
+        self._taken_at = 0  # version of the status at which the worker took what it was given
+        self._deaths: list[_Death] = []
+        self._backoff = 0.0
+        self._employ_at = self._born_at = self._heard_at = steady_clock()
+
+    @property
+    def worker_id(self) -> str | None:
+        return None if self._status is None else self._status.worker
+
+    @property
+    def idle(self) -> bool:
+        return self._status is not None and self._status.ready and self._given is None
+
+    def look(self) -> None:
+        """Hires, hears and buries. Raises FarmError while the database is away; nothing is lost by that."""
+        self._tell_deaths()
+        if self._actor is None:
+            if steady_clock() >= self._employ_at:
+                self._employ()
+            return
+        try:
+            self._hear_offer()
+            self._hear_status()
+        except ActorDied as death:
+            self._bury(str(death))
+            self._tell_deaths()
+
+    def give(self, assignment: Assignment) -> None:
+        assert self.idle
+        self._given = assignment
+        self._offer = self._actors.offer(self._actor, assignment, self._wake)
+
+    def replace(self) -> None:
+        """Ends this worker, which is idle; once it is seen dead another is hired."""
+        self._status = None
+        self._actors.kill(self._actor)
+
+    def end_if_silent(self, seconds: float) -> None:
+        """A frozen process answers no calls. Ray would never notice."""
+        if self._actor is not None and steady_clock() - self._heard_at > seconds:
+            self._log.warning("worker_frozen", worker=self.worker_id)
+            self._heard_at = steady_clock()  # its node needs some seconds to end it
+            self._actors.kill(self._actor)
+
+    def _employ(self) -> None:
+        self._actor = self._actors.employ(self._slot)
+        self._born_at = self._heard_at = steady_clock()
+        self._listen(seen=-1)
+
+    def _listen(self, seen: int) -> None:
+        self._watch = self._actors.watch(self._actor, seen, self._settings.lease_ttl / 3, self._wake)
+
+    def _hear_status(self) -> None:
+        if self._watch is None or not self._watch.done():
+            return
+        status: WorkerStatus | None = answer(self._watch)
+        if status is None:  # the connection failed, not the process
+            self._listen(seen=-1)
+            return
+        if self._status is None:
+            self._log.info("worker_found", worker=status.worker, pid=status.pid)
+        self._heard_at = steady_clock()
+        self._status = status
+        self._listen(seen=status.version)
+        if self._given is not None and self._offer is None and status.version > self._taken_at:
+            self._given = None  # its fate is in the database
+
+    def _hear_offer(self) -> None:
+        """The worker takes what it was offered, or the job goes back to the queue at once."""
+        if self._offer is None or not self._offer.done() or self._given is None:
+            return
+        version: int | None = answer(self._offer)
+        if version:
+            self._taken_at, self._offer = version, None
+            return
+        self._log.warning("offer_refused", job=self._given.job, epoch=self._given.epoch)
+        # Where only the answer was lost, the worker has started the job: then it cannot be recalled.
+        leases.recall(self._db, self._given.job, self._given.epoch)
+        self._given, self._offer = None, None
+
+    def _bury(self, cause: str) -> None:
+        status, given = self._status, self._given
+        job = given.job if given is not None else status.job if status is not None else None
+        epoch = given.epoch if given is not None else status.epoch if status is not None else 0
+        pid = f" (pid {status.pid})" if status is not None else ""
+        self._log.warning("worker_died", worker=self.worker_id, job=job, epoch=epoch, cause=cause)
+        self._deaths.append(_Death(self.worker_id, job, epoch, f"the worker's process{pid} died"))
+        settled = steady_clock() - self._born_at > _SETTLED or (status is not None and status.jobs_done > 0)
+        self._backoff = _FIRST_BACKOFF if settled else min(_LONGEST_BACKOFF, 2 * self._backoff or _FIRST_BACKOFF)
+        self._employ_at = steady_clock() + self._backoff
+        self._actor = self._watch = self._status = self._given = self._offer = None
+
+    def _tell_deaths(self) -> None:
+        """At once, so that a job need not wait for its lease to run out; the fence decides as always."""
+        while self._deaths:
+            death = self._deaths[0]
+            if death.job is not None:
+                state = leases.lost(
+                    self._db, death.job, death.epoch, death.cause, crash_cap=self._settings.crash_cap
+                )
+                self._log.info("death_told", job=death.job, epoch=death.epoch, now=state)
+            if death.worker is not None:
+                workers.gone(self._db, death.worker)
+            self._deaths.pop(0)
+            self._wake()  # a job may be back in the queue

@@ -1,0 +1,72 @@
+"""The model a worker keeps in memory: loaded once. Where a different implementation plugs in."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from farm.domain.job import JobSpec
+from farm.ops.logging import Log
+from model.errors import CorruptWeights, ModelError
+from model.wan.config import preset
+
+
+class Pipeline(Protocol):
+    """What the farm asks of a pipeline; model.pipeline.Pipeline is the one we ship."""
+
+    digest: str
+
+    def render(self, spec: Any, cancelled: Callable[[], bool]) -> Iterator[Any]: ...
+
+
+class Resident:
+    """`where` is "module:class"; the module also has RenderSpec, Stage, Step, Preview and Frames."""
+
+    def __init__(self, where: str, device: str, log: Log) -> None:
+        self._module_name, _, self._class_name = where.partition(":")
+        self._device = device
+        self._log = log
+        self._name: str | None = None
+        self._pipeline: Pipeline | None = None
+        self.loads = 0
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        return () if self._pipeline is None else (self._pipeline.digest,)
+
+    @property
+    def words(self) -> Any:
+        """The module that defines the spec and the events."""
+        return importlib.import_module(self._module_name)
+
+    def pipeline(self, model: str, digest: str | None = None) -> Pipeline:
+        """The pipeline for `model`, with exactly the weights that `digest` names. Raises ModelError."""
+        if self._pipeline is None or self._name != model:
+            self._load(model)
+        assert self._pipeline is not None
+        if digest is not None and self._pipeline.digest != digest:
+            # The weights on disk may have been replaced since we read them.
+            self._load(model)
+            if self._pipeline.digest != digest:
+                raise CorruptWeights(
+                    f"the weights of {model} are not the ones this job was accepted with",
+                    "submit the job again to render it with the weights that are installed now",
+                )
+        return self._pipeline
+
+    def spec(self, job: JobSpec) -> Any:
+        """The model's own words for a job."""
+        return self.words.RenderSpec(
+            prompt=job.prompt, width=job.width, height=job.height, frames=job.frames,
+            steps=job.steps, seed=job.seed, guidance=job.guidance,
+        )  # fmt: skip
+
+    def _load(self, model: str) -> None:
+        self._pipeline, self._name = None, None  # frees the memory before the next one takes it
+        wanted = preset(model)
+        kind: Any = getattr(self.words, self._class_name, None)
+        if kind is None:
+            raise ModelError(f"{self._module_name} has no {self._class_name}", "see FARM_PIPELINE")
+        self._pipeline = kind.load(wanted, device=self._device)
+        self._name = model
+        self.loads += 1
+        self._log.info("model_loaded", model=model, digest=self.digests[0], loads=self.loads)

@@ -1,0 +1,238 @@
+"""`farm up`, `farm down`, `farm status` of one machine: children are started, kept alive, and all ended."""
+
+import contextlib
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from farm.cluster import processes, ray_node
+from farm.cluster.children import Child, ChildSpec, children_of
+from farm.cluster.lock import FarmLock, FarmStatus, end_leftovers, is_held, read_status
+from farm.db.engine import migrate
+from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse
+from farm.ops.logging import Log, start_log
+from farm.settings import Settings
+
+_TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
+_START_PATIENCE = 120.0  # seconds until ready
+_DOWN_PATIENCE = 45.0  # seconds that `down` waits before it kills
+
+
+class ChildCannotStart(FarmError):
+    code = "cannot_start"
+
+
+def up(
+    settings: Settings,
+    say: Callable[[str], None] = print,
+    children: Callable[[Settings], Sequence[ChildSpec]] = children_of,
+) -> None:
+    """Runs the farm in this process until SIGINT or SIGTERM. `children` is for tests.
+
+    Raises FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
+    """
+    settings.make_folders()
+    _probe_folder(settings)
+    lock = FarmLock(settings)
+    try:
+        log = start_log("supervisor", settings.log_dir, settings.log_level)
+        if lock.before is not None:
+            log.info("leftovers_ended", children=end_leftovers(lock.before.children))
+        _probe_port(settings)
+        settings = settings.model_copy(update={"ray_address": f"127.0.0.1:{ray_node.free_port()}"})
+        # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
+        shutil.rmtree(settings.ray_dir, ignore_errors=True)
+        settings.make_folders()
+        ray_node.make_token(settings)
+        log.info("migrated", revision=migrate(settings.database_url))
+        Supervisor(settings, children(settings), lock, say, log).run()
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Down:
+    """What `down` found and did, in a sentence; `was_running` False: there was nothing to stop."""
+
+    was_running: bool
+    killed: bool
+    message: str
+
+
+def down(settings: Settings, patience: float = _DOWN_PATIENCE) -> Down:
+    """Stops the farm on this folder, from another process. Nothing of it runs when this returns."""
+    status = read_status(settings)
+    if not status.running:
+        ended = end_leftovers(status.children)
+        also = f"; ended what an earlier one had left: {', '.join(ended)}" if ended else ""
+        return Down(False, False, f"no farm is running on {settings.home}{also}")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status.pid, signal.SIGTERM)
+    if processes.wait_until(lambda: not is_held(settings), patience):
+        return Down(True, False, f"the farm on {settings.home} (pid {status.pid}) is down")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status.pid, signal.SIGKILL)
+    processes.wait_until(lambda: not is_held(settings), 5.0)
+    end_leftovers(read_status(settings).children)
+    return Down(True, True, f"the farm on {settings.home} (pid {status.pid}) did not stop and was killed")
+
+
+def status(settings: Settings) -> FarmStatus:
+    """The processes of the farm on this folder; readable from any process of this user."""
+    return read_status(settings)
+
+
+class Supervisor:
+    """One thread. It knows processes only: jobs are none of its business."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        specs: Sequence[ChildSpec],
+        lock: FarmLock,
+        say: Callable[[str], None],
+        log: Log,
+    ) -> None:
+        environment = {
+            **os.environ, **settings.environment(), **ray_node.ray_environment(settings),
+            "PYTHONPATH": ray_node.import_path(),
+        }  # fmt: skip
+        self._settings = settings
+        self._children = {spec.name: Child(spec, settings, environment, log) for spec in specs}
+        self._lock = lock
+        self._say = say
+        self._log = log
+        self._began = datetime.now(UTC)
+        self._ready = False
+        self._signals = 0
+        self._written: FarmStatus | None = None
+        self._not_ours: set[int] = set()
+
+    def run(self) -> None:
+        processes.adopt_orphans()
+        self._not_ours = set(processes.own_children())
+        stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self._signalled) for number in stops}
+        try:
+            self._keep()
+        finally:
+            self._stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, *_: Any) -> None:
+        self._signals += 1
+
+    def _keep(self) -> None:
+        deadline = time.monotonic() + _START_PATIENCE
+        while not self._signals:
+            for child in self._children.values():
+                if child.look():
+                    self._died(child)
+            processes.reap_orphans({child.pid or 0 for child in self._children.values()})
+            self._write()
+            if not self._ready:
+                self._ready = self._answers_ready()
+                if self._ready:
+                    self._write()
+                    line = f"Running on local URL: {self._settings.url}"
+                    self._log.info(line, url=self._settings.url)
+                    self._say(line)
+                elif time.monotonic() > deadline:
+                    raise ChildCannotStart(
+                        f"the farm was not ready after {_START_PATIENCE:.0f} s",
+                        f"look into {self._settings.log_dir}",
+                    )
+            time.sleep(0.1)
+
+    def _died(self, child: Child) -> None:
+        if not self._ready and child.deaths >= _TRIES:
+            raise ChildCannotStart(
+                f"{child.spec.name} cannot start: {child.last_words()}", f"its output is in {child.output}"
+            )
+        for name in child.spec.takes_along:
+            self._children[name].restart()
+
+    def _answers_ready(self) -> bool:
+        host = self._settings.url.removeprefix("http://").rpartition(":")[0].strip("[]")
+        connection = http.client.HTTPConnection(host, self._settings.port, timeout=2)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _stop(self) -> None:
+        """The last that were started first: no new work, then jobs are given back, then the rest."""
+        self._log.info("stopping")
+        for name in reversed(self._children):
+            self._children[name].stop(hurry=self._signals > 1)
+        # Whoever was adopted and had left its session.
+        deadline = time.monotonic() + 5
+        while (left := self._orphans()) and time.monotonic() < deadline:
+            processes.send(left, signal.SIGKILL)
+            processes.reap_orphans(set())
+            time.sleep(0.02)
+        for path in (self._settings.agent_socket, self._settings.dispatcher_socket):
+            path.unlink(missing_ok=True)
+        self._log.info("stopped", left=self._orphans())
+
+    def _orphans(self) -> list[int]:
+        return [pid for pid in processes.own_children() if pid not in self._not_ours]
+
+    def _write(self) -> None:
+        children = tuple(s for child in self._children.values() if (s := child.status()) is not None)
+        now = FarmStatus(True, self._ready, os.getpid(), self._settings.url, self._began, children)
+        if now != self._written:
+            self._written = now
+            self._lock.write(now)
+
+
+def _probe_folder(settings: Settings) -> None:
+    """A database on a disk without room would fail later and less clearly."""
+    probe = settings.run_dir / f"probe-{secrets.token_hex(4)}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FolderUnusable(
+            f"the farm's folder {settings.home} cannot be written: {error.strerror}",
+            "free some space, or choose another folder with --home",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _probe_port(settings: Settings) -> None:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+            probe.listen()
+    except PermissionError as error:
+        raise InvalidRequest(
+            f"port {settings.port} needs privileges", "choose a port above 1023 with --port", field="port"
+        ) from error
+    except socket.gaierror as error:
+        raise InvalidRequest(f"host {settings.host!r} is no address of this machine", field="host") from error
+    except OSError as error:
+        owner = processes.port_owner(settings.port)
+        raise PortInUse(
+            f"port {settings.port} on {settings.host} is in use" + (f" by {owner}" if owner else ""),
+            "stop that program, or choose another port with --port",
+            field="port",
+        ) from error

@@ -1,0 +1,250 @@
+"""People's side of a job: find it, and cancel, hold, release, retry, move or hide it."""
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, func, select, update
+
+from farm.db import outbox, rows
+from farm.db.dialect import farm_now
+from farm.db.engine import Database
+from farm.db.submission import submit
+from farm.db.tables import attempts as attempt_rows
+from farm.db.tables import jobs
+from farm.db.transitions import move, wake_lane
+from farm.domain.errors import InvalidRequest, JobNotFound, StateConflict
+from farm.domain.job import Attempt, Job
+from farm.domain.states import (
+    ACTIVE,
+    CANCEL_WAITING,
+    FINAL,
+    HOLD,
+    RELEASE,
+    RETRY,
+    WAITING,
+    JobState,
+    Transition,
+)
+
+__all__ = [
+    "attempts", "cancel", "counts", "find", "get", "hide", "hold", "position", "release", "retry",
+    "set_priority", "submit",
+]  # fmt: skip
+
+SHORTEST_PREFIX = 6
+
+
+def get(db: Database, job_id: str) -> Job:
+    """The job of this id, or of the one id that begins so (6 characters at least, `job_` may be left out).
+
+    Raises JobNotFound.
+    """
+    with db.read() as conn:
+        return _read(conn, _resolve(conn, job_id))
+
+
+def find(
+    db: Database,
+    *,
+    states: Collection[JobState] | None = None,
+    model: str | None = None,
+    batch: str | None = None,
+    search: str | None = None,
+    limit: int = 50,
+    after: str | None = None,
+    order: str = "desc",
+) -> tuple[list[Job], str | None]:
+    """A page of jobs by age, newest first (or order="asc"), and the cursor of the next page if there is one.
+
+    `search` looks into prompts. The cursor is the id of a page's last job. Hidden jobs are left out.
+    """
+    if order not in {"asc", "desc"}:
+        raise InvalidRequest(f"unknown order {order!r}", "use asc or desc", field="order")
+    stmt = rows.select_jobs().where(jobs.c.hidden_at.is_(None))
+    if states is not None:
+        stmt = stmt.where(jobs.c.state.in_(sorted(states)))
+    if model is not None:
+        stmt = stmt.where(jobs.c.model == model)
+    if batch is not None:
+        stmt = stmt.where(jobs.c.batch == batch)
+    if search:
+        stmt = stmt.where(jobs.c.prompt.icontains(search, autoescape=True))
+    if after is not None:
+        # The age of the cursor's job, not its place: pages hold still while new jobs arrive.
+        seq = select(jobs.c.seq).where(jobs.c.id == after).scalar_subquery()
+        stmt = stmt.where(jobs.c.seq < seq if order == "desc" else jobs.c.seq > seq)
+    stmt = stmt.order_by(jobs.c.seq.desc() if order == "desc" else jobs.c.seq)
+    with db.read() as conn:
+        if after is not None and conn.scalar(select(jobs.c.seq).where(jobs.c.id == after)) is None:
+            raise InvalidRequest(f"unknown cursor {after!r}", "list again from the start", field="after")
+        page = [
+            rows.job(row) for row in conn.execute(stmt.limit(limit + 1)).mappings()
+        ]  # one more: is there a next?
+    return page[:limit], page[limit - 1].id if len(page) > limit > 0 else None
+
+
+def counts(db: Database) -> dict[JobState, int]:
+    """How many jobs are in each state; every state is named."""
+    stmt = select(jobs.c.state, func.count()).where(jobs.c.hidden_at.is_(None)).group_by(jobs.c.state)
+    with db.read() as conn:
+        return dict.fromkeys(JobState, 0) | {state: n for state, n in conn.execute(stmt)}
+
+
+def attempts(db: Database, job_id: str) -> list[Attempt]:
+    """Every claim of the job, oldest first. Raises JobNotFound."""
+    with db.read() as conn:
+        stmt = select(attempt_rows).where(attempt_rows.c.job == _resolve(conn, job_id))
+        return [rows.attempt(row) for row in conn.execute(stmt.order_by(attempt_rows.c.epoch)).mappings()]
+
+
+def position(db: Database, job_id: str) -> int | None:
+    """How many queued jobs of its lane go before it; None unless it is queued."""
+    with db.read() as conn:
+        me = conn.execute(select(jobs).where(jobs.c.id == _resolve(conn, job_id))).one()
+        if me.state is not JobState.QUEUED:
+            return None
+        sooner = (jobs.c.priority > me.priority) | ((jobs.c.priority == me.priority) & (jobs.c.seq < me.seq))
+        stmt = select(func.count()).where(jobs.c.state == JobState.QUEUED, jobs.c.lane == me.lane, sooner)
+        return conn.scalar(stmt) or 0
+
+
+def cancel(db: Database, job_id: str) -> Job:
+    """Cancelled at once if it waits; asked to stop if a worker has it. Asking twice changes nothing."""
+    with db.write() as conn:
+        job_id = _resolve(conn, job_id)
+        if not move(conn, CANCEL_WAITING, jobs.c.id == job_id):
+            wished = (
+                conn.execute(
+                    update(jobs)
+                    .where(
+                        jobs.c.id == job_id,
+                        jobs.c.state.in_(sorted(ACTIVE)),
+                        jobs.c.cancel_requested_at.is_(None),  # the first wish counts
+                    )
+                    .values(cancel_requested_at=farm_now(), updated_at=farm_now())
+                    .returning(jobs)
+                )
+                .mappings()
+                .one_or_none()
+            )
+            if wished is not None:
+                _announce(conn, wished, "cancel_requested_at")
+            else:
+                job = _read(conn, job_id)
+                if job.state not in ACTIVE | {JobState.CANCELLED}:
+                    raise _conflict(job, "cancelled")
+        return _read(conn, job_id)
+
+
+def hold(db: Database, job_id: str) -> Job:
+    return _take(db, job_id, HOLD, "held")
+
+
+def release(db: Database, job_id: str) -> Job:
+    """Into the queue, now: even if it was to wait for a later time."""
+    return _take(db, job_id, RELEASE, "released")
+
+
+def retry(db: Database, job_id: str) -> Job:
+    """Once more with a clean slate: the same row, at its next epoch."""
+    return _take(
+        db, job_id, RETRY, "retried", failures=0, error=None, artifact=None, started_at=None,
+        cancel_requested_at=None,
+    )  # fmt: skip
+
+
+def set_priority(db: Database, job_id: str, priority: int) -> Job:
+    """Higher goes first within its lane. Only a job that still waits can be moved."""
+    with db.write() as conn:
+        job_id = _resolve(conn, job_id)
+        moved = (
+            conn.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state.in_(sorted(WAITING)))
+                .values(priority=priority, updated_at=farm_now())
+                .returning(jobs)
+            )
+            .mappings()
+            .one_or_none()
+        )
+        if moved is None:
+            raise _conflict(_read(conn, job_id), "moved")
+        _announce(conn, moved, "priority")
+        return _read(conn, job_id)
+
+
+def hide(db: Database, job_id: str) -> Job:
+    """Out of every list and lookup, for good; its idempotency key is free again. Only once it is over."""
+    with db.write() as conn:
+        job_id = _resolve(conn, job_id)
+        job = _read(conn, job_id)
+        hidden = (
+            conn.execute(
+                update(jobs)
+                # A job on its way to cancelled may go too: nothing will be seen of it any more.
+                .where(
+                    jobs.c.id == job_id,
+                    jobs.c.state.in_(sorted(FINAL)) | jobs.c.cancel_requested_at.is_not(None),
+                )
+                .values(hidden_at=farm_now(), updated_at=farm_now(), idempotency_key=None)
+                .returning(jobs)
+            )
+            .mappings()
+            .one_or_none()
+        )
+        if hidden is None:
+            raise _conflict(job, "hidden")
+        _announce(conn, hidden, "hidden_at")
+        return job
+
+
+def _take(db: Database, job_id: str, arrow: Transition, done: str, **values: Any) -> Job:
+    with db.write() as conn:
+        job_id = _resolve(conn, job_id)
+        if arrow.target is JobState.QUEUED:
+            wake_lane(conn, _read(conn, job_id).lane)
+        if not move(conn, arrow, jobs.c.id == job_id, **values):
+            raise _conflict(_read(conn, job_id), done)
+        return _read(conn, job_id)
+
+
+def _announce(conn: Connection, row: RowMapping, changed: str) -> None:
+    fields = ("state", "epoch", "updated_at", changed)
+    outbox.append(conn, [("job", row["id"], {name: row[name] for name in fields})])
+
+
+def _read(conn: Connection, job_id: str) -> Job:
+    return rows.job(conn.execute(rows.select_jobs().where(jobs.c.id == job_id)).mappings().one())
+
+
+def _resolve(conn: Connection, text: str) -> str:
+    """The id that `text` is, or begins. A range and not LIKE: a range can use the index everywhere."""
+    prefix = text if text.startswith("job_") else f"job_{text}"
+    stmt = select(jobs.c.id).where(jobs.c.hidden_at.is_(None)).limit(2)
+    exact = conn.scalar(stmt.where(jobs.c.id == text))
+    if exact is not None:
+        return exact
+    found: list[str] = []
+    if len(text) >= SHORTEST_PREFIX:
+        found = list(conn.scalars(stmt.where(jobs.c.id >= prefix, jobs.c.id <= prefix + "z" * 12)))
+    if len(found) > 1:
+        raise JobNotFound(f"more than one job begins with {text!r}", "give more characters of its id")
+    if not found:
+        raise JobNotFound(f"there is no job {text!r}", "see the jobs there are: farm list")
+    return found[0]
+
+
+_POSSIBLE = {
+    JobState.SCHEDULED: "it can be held or cancelled",
+    JobState.QUEUED: "it can be held or cancelled",
+    JobState.HELD: "it can be released or cancelled",
+    JobState.LEASED: "it can be cancelled",
+    JobState.RUNNING: "it can be cancelled",
+    JobState.SUCCEEDED: "it can be downloaded, or submitted again",
+    JobState.FAILED: "it can be retried",
+    JobState.CANCELLED: "it can be retried",
+}
+
+
+def _conflict(job: Job, done: str) -> StateConflict:
+    return StateConflict(f"job {job.id} is {job.state} and cannot be {done}", _POSSIBLE[job.state])

@@ -1,0 +1,73 @@
+"""Rows become domain objects here, and domain objects JSON."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import RowMapping, Select, select
+
+from farm.db.tables import attempts, events, jobs, leases, workers
+from farm.domain.job import Artifact, Attempt, Event, Job, JobError, JobSpec, Progress
+from farm.domain.states import StageName
+from farm.domain.worker import Worker
+
+_lease_columns = [leases.c.worker, leases.c.stage, leases.c.k, leases.c.n, leases.c.preview_step]
+
+
+def select_jobs() -> Select[Any]:
+    """Jobs with the progress of their lease, if they have one."""
+    return select(jobs, *_lease_columns).select_from(jobs.outerjoin(leases, leases.c.job == jobs.c.id))
+
+
+def job(r: RowMapping) -> Job:
+    return Job(
+        id=r["id"],
+        spec=JobSpec.from_json(r["spec"]),
+        state=r["state"],
+        owner=r["owner"],
+        project=r["project"],
+        batch=r["batch"],
+        lane=r["lane"],
+        idempotency_key=r["idempotency_key"],
+        priority=r["priority"],
+        epoch=r["epoch"],
+        failures=r["failures"],
+        created_at=r["created_at"],
+        updated_at=r["updated_at"],
+        started_at=r["started_at"],
+        finished_at=r["finished_at"],
+        not_before=r["not_before"],
+        cancel_requested_at=r["cancel_requested_at"],
+        artifact=Artifact(**r["artifact"]) if r["artifact"] else None,
+        error=JobError(**r["error"]) if r["error"] else None,
+        progress=progress(r) if r["worker"] else None,
+        tags=r["tags"],
+    )
+
+
+def progress(r: RowMapping) -> Progress:
+    """A lease that no beat has renewed yet is loading."""
+    return Progress(r["stage"] or StageName.LOADING, r["k"], r["n"], r["preview_step"], r["worker"])
+
+
+def attempt(r: RowMapping) -> Attempt:
+    return Attempt(**{column.name: r[column] for column in attempts.c})
+
+
+def worker(r: RowMapping) -> Worker:
+    said: dict[str, Any] = {column.name: r[column] for column in workers.c if column.name != "ended_at"}
+    said["models"] = tuple(r["models"])
+    return Worker(**said)
+
+
+def event(r: RowMapping) -> Event:
+    return Event(**{column.name: r[column] for column in events.c})
+
+
+def plain(value: object) -> Any:
+    """A column's value as the outbox spells it: times in RFC 3339, UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Artifact | JobError):
+        return asdict(value)
+    return value

@@ -1,0 +1,183 @@
+"""The tables of the job protocol, and the indexes that its hot queries live on."""
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Enum,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from farm.db.dialect import NEVER_REUSED, RowNumber, UtcTime, only_where
+from farm.domain.states import FINAL, JobState, Outcome, StageName, Wish
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_once",
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "fk": "%(table_name)s_%(column_0_N_name)s_of_%(referred_table_name)s",
+        "pk": "%(table_name)s_key",
+    }
+)
+
+
+def _word(enum: type[StrEnum], name: str) -> Enum:
+    """A column that holds one of the words of `enum`, and a CHECK that says so."""
+    return Enum(
+        enum, name=name, native_enum=False, create_constraint=True, length=16,
+        values_callable=_values,
+    )  # fmt: skip
+
+
+def _values(words: type[StrEnum]) -> list[str]:
+    return [word.value for word in words]
+
+
+_final_words = ", ".join(f"'{state}'" for state in sorted(FINAL))
+
+# A batch's state derives from its jobs; a job names its batch by owner and name.
+batches = Table(
+    "batches",
+    metadata,
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("owner", "name"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", Text, primary_key=True),  # owner/project/class/model
+    Column("owner", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("class", String(16), nullable=False, key="cls"),  # interactive | bulk
+    Column("model", Text, nullable=False),
+    Column("virtual_time", Float, nullable=False, default=0.0),  # GPU seconds / weight
+    Column("weight", Float, nullable=False, default=1.0),
+    Column("closed_reason", Text),  # NULL = open
+    CheckConstraint("weight > 0", name="weight_positive"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # Age. Rows of one batch are accepted in the same microsecond, so created_at cannot order them.
+    Column("seq", RowNumber, primary_key=True),
+    Column("id", String(16), nullable=False, unique=True),
+    Column("owner", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("batch", Text),
+    Column("lane", Text, ForeignKey("lanes.id"), nullable=False),
+    Column("idempotency_key", Text),
+    Column("spec", Text, nullable=False),  # JobSpec.canonical(); immutable
+    # Three fields of the spec, repeated for WHERE clauses.
+    Column("model", Text, nullable=False),
+    Column("model_digest", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("not_before", UtcTime),
+    Column("state", _word(JobState, "state_known"), nullable=False),
+    Column("epoch", Integer, nullable=False, default=0),  # number of claims; the fencing token
+    Column("failures", Integer, nullable=False, default=0),  # claims that ended in blame
+    Column("cancel_requested_at", UtcTime),
+    Column("artifact", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("finished_at", UtcTime),
+    Column("hidden_at", UtcTime),
+    ForeignKeyConstraint(["owner", "batch"], ["batches.owner", "batches.name"]),
+    # Final is final in the data too, whatever code writes it.
+    CheckConstraint(f"(state IN ({_final_words})) = (finished_at IS NOT NULL)", name="finished_when_final"),
+    CheckConstraint("state <> 'succeeded' OR artifact IS NOT NULL", name="success_has_video"),
+    # NULLs never collide: this holds keys inside batches, the partial index below those outside.
+    UniqueConstraint("owner", "batch", "idempotency_key"),
+    **NEVER_REUSED,
+)
+Index("jobs_key_without_batch", jobs.c.owner, jobs.c.idempotency_key, unique=True,
+      **only_where(jobs.c.batch.is_(None)))  # fmt: skip
+# The queue: claim reads a lane's head in this order.
+Index("jobs_queue", jobs.c.state, jobs.c.lane, jobs.c.priority.desc(), jobs.c.seq)
+# Pages of one state, newest first: a gallery of all videos is not sorted anew for each page.
+Index("jobs_state", jobs.c.state, jobs.c.seq)
+Index("jobs_batch", jobs.c.batch, jobs.c.seq)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),  # a boot id, new for every process
+    Column("node", Text, nullable=False),
+    Column("gpu", Text, nullable=False),
+    Column("device_name", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("models", JSON, nullable=False),
+    Column("wish", _word(Wish, "wish_known"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("heartbeat_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),  # its process is known to be gone: late beats change nothing
+    Column("jobs_done", Integer, nullable=False, default=0),
+    Column("memory", BigInteger),
+)
+
+# One narrow row per active job; renewals and progress touch only this.
+leases = Table(
+    "leases",
+    metadata,
+    Column("job", String(16), ForeignKey("jobs.id"), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("worker", Text, ForeignKey("workers.id"), nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("stage", _word(StageName, "stage_known")),
+    Column("k", Integer, nullable=False, default=0),
+    Column("n", Integer, nullable=False, default=0),
+    Column("preview_step", Integer),
+)
+Index("leases_expiry", leases.c.expires_at)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job", String(16), ForeignKey("jobs.id"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("worker", Text, ForeignKey("workers.id"), nullable=False),
+    Column("gpu", Text, nullable=False),
+    Column("outcome", _word(Outcome, "outcome_known")),
+    Column("timings", JSON, nullable=False),  # seconds per stage
+    Column("peak_memory", BigInteger),
+    Column("cause", Text),
+    Column("claimed_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("finished_at", UtcTime),
+    PrimaryKeyConstraint("job", "epoch"),
+    CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="closed_with_outcome"),
+)
+
+# The outbox: what the stream reads. Ids grow in commit order because writers take turns.
+events = Table(
+    "events",
+    metadata,
+    Column("id", RowNumber, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    **NEVER_REUSED,
+)

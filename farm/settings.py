@@ -1,0 +1,200 @@
+"""Every option of the server side, in one place: <home>/farm.toml, FARM_* variables, flags; later ones win.
+
+The client (`farm submit`, ...) does not read this: it knows only FARM_URL.
+"""
+
+import hashlib
+import os
+import stat
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from farm.domain.errors import FolderUnusable, InvalidRequest
+
+_SUN_PATH = 107  # bytes of a Unix socket's path on Linux, without the final NUL
+_LONGEST_SOCKET = len("/dispatcher.sock")
+# Ray makes its sockets at <dir>/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store
+_LONGEST_RAY = len("/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
+
+
+class Settings(BaseSettings):
+    """Immutable. `load_settings` is the way in: it turns a bad option into a clear FarmError."""
+
+    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    home: Path = Field(default=Path("~/.turbofarm"), description="folder of everything that this farm keeps")
+    host: str = Field(default="127.0.0.1", description="address the web page and API listen on")
+    port: int = Field(default=7860, ge=1, le=65535)
+    database_url: str = Field(default="", description="default: sqlite:///<home>/farm.db")
+    store: str = Field(default="", description="folder of the videos; default: <home>/store")
+    model: str = Field(default="demo-t2v", description="preset that the workers keep resident")
+    workers: int | None = Field(
+        default=None, ge=0, description="default: one per visible GPU, or one CPU worker where there is none"
+    )
+    lease_ttl: float = Field(
+        default=30.0, gt=0, description="seconds after which a silent worker loses its job"
+    )
+    renew_every: float = Field(
+        default=5.0, gt=0, description="seconds between two renewals by the node agent"
+    )
+    beat_every: float = Field(default=1.0, gt=0, description="seconds between two beats of a worker")
+    crash_cap: int = Field(default=3, ge=1, description="blamed attempts after which a job fails as poison")
+    log_level: str = Field(default="INFO")
+    # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
+    pipeline: str = Field(default="model.pipeline:Pipeline")
+    ray_address: str = Field(
+        default="", description="host:port of Ray's head; `farm up` starts one and sets it"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file lies in home, so home itself can only come from a flag or the environment.
+        flags: dict[str, Any] = vars(init_settings).get("init_kwargs", {})
+        home = flags.get("home") or os.environ.get("FARM_HOME") or cls.model_fields["home"].default
+        file = TomlConfigSettingsSource(settings_cls, toml_file=_absolute(home) / "farm.toml")
+        return init_settings, env_settings, file
+
+    @field_validator("home")
+    @classmethod
+    def _home_is_absolute(cls, home: Path) -> Path:
+        return _absolute(home)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_below_home(cls, data: dict[str, Any]) -> dict[str, Any]:
+        home = _absolute(data.get("home") or cls.model_fields["home"].default)
+        data = dict(data)
+        data["database_url"] = data.get("database_url") or f"sqlite:///{home / 'farm.db'}"
+        data["store"] = data.get("store") or str(home / "store")
+        # The children run in home: what is relative to the caller's folder must not change its meaning there.
+        if "://" not in data["store"]:
+            data["store"] = str(_absolute(data["store"]))
+        path = str(data["database_url"]).removeprefix("sqlite:///")
+        if path != data["database_url"] and path not in ("", ":memory:"):
+            data["database_url"] = f"sqlite:///{_absolute(path)}"
+        return data
+
+    @model_validator(mode="after")
+    def _renewals_fit_the_lease(self) -> "Settings":
+        if not self.beat_every < self.lease_ttl / 3 or not self.renew_every <= self.lease_ttl / 3:
+            raise ValueError("beat_every and renew_every must be at most a third of lease_ttl")
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where a person on this machine finds the page."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Lock, pids, scratch files: means nothing once the farm is down."""
+        return self.home / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.run_dir / "farm.lock"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Videos while they are being encoded, a folder per worker process."""
+        return self.run_dir / "scratch"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.socket_dir / "agent.sock"
+
+    @property
+    def dispatcher_socket(self) -> Path:
+        return self.socket_dir / "dispatcher.sock"
+
+    @cached_property
+    def socket_dir(self) -> Path:
+        return _short_enough(self.run_dir, _LONGEST_SOCKET, self.home)
+
+    @cached_property
+    def ray_dir(self) -> Path:
+        return _short_enough(self.run_dir / "ray", _LONGEST_RAY, self.home)
+
+    def environment(self) -> dict[str, str]:
+        """These settings as FARM_* variables, for a child process."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {f"FARM_{name.upper()}": str(value) for name, value in values.items() if value != ""}
+
+    def make_folders(self) -> None:
+        """Creates the farm's own folders, private to this user. Raises FolderUnusable."""
+        try:
+            for folder in (self.home, self.run_dir, self.log_dir, self.scratch_dir):
+                folder.mkdir(parents=True, exist_ok=True)
+            # Sockets and tokens lie here: whoever can reach them can give orders.
+            self.run_dir.chmod(0o700)
+        except OSError as error:
+            raise FolderUnusable(
+                f"the farm's folder {self.home} cannot be used: {error.strerror}",
+                "choose a writable folder with --home or FARM_HOME",
+                field="home",
+            ) from error
+        for folder in (self.socket_dir, self.ray_dir):
+            _make_private(folder)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Flags over FARM_* over <home>/farm.toml; a flag that is None was not given. Raises InvalidRequest."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InvalidRequest(
+            f"option {name}: {first['msg']}", "see `farm up --help`, FARM_* and farm.toml", field=name
+        ) from error
+    except (OSError, ValueError) as error:  # unreadable file, or not TOML
+        raise InvalidRequest(f"farm.toml cannot be read: {error}", "correct or remove the file") from error
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def _short_enough(wanted: Path, longest: int, home: Path) -> Path:
+    """`wanted`, or where a socket below it would not fit, a folder of the system's temp dir keyed by home."""
+    if len(os.fsencode(wanted)) + longest <= _SUN_PATH:
+        return wanted
+    key = hashlib.sha256(os.fsencode(home)).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"tf-{os.getuid()}-{key}" / ("ray" if wanted.name == "ray" else "s")
+
+
+def _make_private(folder: Path) -> None:
+    """A folder (and a fallback's parent) only we can enter; the temp dir is shared: refuse a squatter."""
+    try:
+        for part in (folder.parent, folder) if folder.parent.name.startswith("tf-") else (folder,):
+            part.mkdir(mode=0o700, exist_ok=True)
+            found = part.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise FolderUnusable(f"{part} belongs to somebody else", "remove it, or set TMPDIR")
+            part.chmod(0o700)
+    except OSError as error:
+        raise FolderUnusable(
+            f"{folder} cannot be used: {error.strerror}", "set TMPDIR to a writable folder"
+        ) from error

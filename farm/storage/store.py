@@ -1,0 +1,48 @@
+"""Where videos live: one small interface, and the choice of what stands behind it."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from farm.domain.errors import StorageUnavailable
+from farm.storage.folder import FolderStore
+
+
+class Store(Protocol):
+    """Objects by key, `videos/<job>/<epoch>/...`. What `put` returned from is durable and whole."""
+
+    def put(self, key: str, path: Path, sha256: str) -> None:
+        """Store the file at `path`. Raises StorageUnavailable if its bytes do not have this checksum."""
+        ...
+
+    def put_bytes(self, key: str, data: bytes) -> None: ...
+
+    def open(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes [start, end) in chunks. Raises ObjectNotFound, before the first chunk."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """In bytes; None if there is no such object."""
+        ...
+
+    def url(self, key: str, seconds: float) -> str | None:
+        """An address where anyone may fetch it for `seconds`; None if only the farm itself can serve it."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that begin with `prefix`, in order."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """What is not there is deleted already."""
+        ...
+
+
+def open_store(where: str | Path) -> Store:
+    """The store of a folder, given as path or file:// URL. Raises FolderUnusable."""
+    text = str(where)
+    if text.startswith("file://"):
+        return FolderStore(Path(text.removeprefix("file://")))
+    if "://" in text:
+        raise StorageUnavailable(f"{text!r} is no store this farm can use", "give the path of a folder")
+    return FolderStore(Path(text).expanduser())

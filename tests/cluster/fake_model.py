@@ -1,0 +1,102 @@
+"""A pipeline with the shape of model.pipeline and no model: what it does is written in the prompt.
+
+"gate=PATH": waits at step 3 until PATH exists. "oom", "fault", "black", "corrupt": fails so.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import CorruptWeights, PromptTooLong, RenderCancelled
+
+DIGEST = hashlib.sha256(b"fake").hexdigest()
+
+
+@dataclass(frozen=True)
+class RenderSpec:
+    prompt: str
+    width: int
+    height: int
+    frames: int
+    steps: int
+    seed: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    k: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    step: int
+    image: Any
+
+
+@dataclass(frozen=True)
+class Frames:
+    first: int
+    frames: Any
+
+
+class Pipeline:
+    def __init__(self, preset: Any) -> None:
+        self.preset = preset
+        self.digest = DIGEST
+
+    @classmethod
+    def load(cls, preset: Any, device: str = "cpu") -> "Pipeline":
+        return cls(preset)
+
+    def render(self, spec: RenderSpec, cancelled: Callable[[], bool]) -> Iterator[Any]:
+        yield Stage("text")
+        if "too long" in spec.prompt:
+            raise PromptTooLong("the prompt has 99 tokens, the model reads 64", "shorten it")
+        if "corrupt" in spec.prompt:
+            raise CorruptWeights("the weights file is damaged", "install it again")
+        yield Stage("denoise")
+        for k in range(1, spec.steps + 1):
+            if k == 3:
+                _act(spec.prompt, cancelled)
+            if cancelled():
+                raise RenderCancelled
+            time.sleep(0.01)
+            yield Step(k, spec.steps)
+            yield Preview(k, np.full((12, 12, 3), 10 * k % 255, np.uint8))
+        yield Stage("decode")
+        picture = _moving_square(spec)
+        if "black" in spec.prompt:
+            picture[:] = 0
+        yield Frames(0, picture[:1])
+        for first in range(1, spec.frames, 4):
+            yield Frames(first, picture[first : first + 4])
+
+
+def _act(prompt: str, cancelled: Callable[[], bool]) -> None:
+    for word in prompt.split():
+        if word.startswith("gate="):
+            while not Path(word.removeprefix("gate=")).exists() and not cancelled():
+                time.sleep(0.02)
+        if word == "oom":
+            raise MemoryError("no room for 3 GiB")
+        if word == "fault":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def _moving_square(spec: RenderSpec) -> Any:
+    picture = np.full((spec.frames, spec.height, spec.width, 3), 40, np.uint8)
+    for i in range(spec.frames):
+        picture[i, 10:40, 2 * i : 2 * i + 30] = (220, spec.seed % 200, 60)
+    return picture

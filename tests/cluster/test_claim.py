@@ -1,0 +1,85 @@
+"""How long a worker may believe in its claim, and what it says and hears about it."""
+
+from pathlib import Path
+
+import pytest
+
+from farm.cluster.beats import Answer, SentBeat
+from farm.cluster.claim import Claim
+from farm.cluster.dispatcher import Health
+from farm.domain.job import Assignment, JobSpec, Progress
+from farm.domain.states import Order, Outcome, StageName
+from farm.domain.worker import Beat
+
+ASSIGNMENT = Assignment("j", 1, "w", JobSpec("t2v", "m", "d", "p", 96, 96, 17, 12, 4, 7, 3.0))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_claim_is_fenced_before_its_lease_can_run_out():
+    clock = Clock()
+    claim = Claim(ASSIGNMENT, 30.0, clock)
+    clock.now = 126.9
+    assert claim.must_stop() is None
+    clock.now = 127.0
+    assert claim.must_stop() is Outcome.LOST
+    assert claim.told_to_stop() is None  # nobody said so: a finished file may still be offered
+
+
+def test_a_renewal_counts_from_when_its_beat_was_sent():
+    clock = Clock()
+    claim = Claim(ASSIGNMENT, 30.0, clock)
+    clock.now = 120.0
+    claim.renewed(110.0)
+    claim.renewed(105.0)  # an older answer that came late
+    clock.now = 136.9
+    assert claim.must_stop() is None
+    clock.now = 137.0
+    assert claim.must_stop() is Outcome.LOST
+
+
+def test_an_order_to_stop_is_not_taken_back_by_a_late_answer():
+    claim = Claim(ASSIGNMENT, 30.0)
+    claim.heed(Order.CANCEL)
+    claim.heed(Order.CONTINUE)
+    assert claim.must_stop() is Outcome.CANCELLED
+    claim.heed(Order.LOST)
+    claim.heed(Order.CANCEL)
+    assert claim.must_stop() is Outcome.LOST
+
+
+def test_beats_and_answers_survive_the_wire():
+    progress = Progress(StageName.DENOISE, 3, 16, preview_step=2, worker="w")
+    sent = SentBeat(Beat("w", "j", 2, progress, ("d",), "busy", 5, 1), 12.5, Path("/run/w.sock"))
+    assert SentBeat.decode(sent.encode()) == sent
+    idle = SentBeat(Beat("w", None, 0, None, (), "idle", None, 0), 12.5, Path("/run/w.sock"))
+    assert SentBeat.decode(idle.encode()) == idle
+    answer = Answer("j", 2, Order.CANCEL, 12.5, leave=True)
+    assert Answer.decode(answer.encode()) == answer
+
+
+def test_nobody_is_reaped_before_the_database_has_answered_for_a_full_ttl(monkeypatch: pytest.MonkeyPatch):
+    clock = Clock()
+    monkeypatch.setattr("farm.cluster.dispatcher.steady_clock", clock)
+    health = Health(30.0)
+
+    def answered_for(seconds: int) -> bool:
+        said = False
+        for _ in range(seconds):
+            clock.now += 1
+            said = health.answered()
+        return said
+
+    assert not answered_for(29)
+    assert answered_for(1)
+    health.failed()
+    assert not answered_for(29)
+    assert answered_for(1)
+    clock.now += 60  # the dispatcher was asleep, and the agents may have been, too
+    assert not answered_for(30)  # the first of them is where counting begins anew
+    assert answered_for(1)

@@ -1,0 +1,206 @@
+"""Promises of the machines' side, kept by real processes: Ray actors, agent, dispatcher, one database."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from farm.db import jobs, workers
+from farm.domain.states import JobState, Outcome, Wish
+from farm.media.check import decode, read_metadata
+from farm.storage.store import open_store
+from tests.cluster.conftest import Farm, until
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+@pytest.fixture(autouse=True)
+def _both_workers_idle(farm: Farm) -> None:
+    farm.wait_idle(2)
+
+
+def test_a_job_becomes_a_whole_video(farm: Farm, tmp_path: Path):
+    job = farm.wait_final(farm.submit("a square, 一个方块"))
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert job.artifact is not None
+    path = tmp_path / "video.mp4"
+    store = open_store(farm.settings.store)
+    path.write_bytes(b"".join(store.open(job.artifact.key)))
+    assert decode(path).shape == (17, 96, 96, 3)
+    assert read_metadata(path)["title"] == "a square, 一个方块"
+    assert b"".join(store.open(job.artifact.poster_key))[:2] == b"\xff\xd8"
+    assert store.size(f"videos/{job.id}/1/preview-8.jpg")
+    (attempt,) = jobs.attempts(farm.db, job.id)
+    assert attempt.outcome is Outcome.SUCCEEDED
+    assert set(attempt.timings) == {"loading", "text", "denoise", "decode", "encode", "upload"}
+    assert attempt.peak_memory
+    assert not list(farm.settings.scratch_dir.rglob("*.mp4"))
+
+
+def test_a_killed_worker_costs_an_attempt_and_not_the_job(farm: Farm, gate: Path):
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    (first,) = jobs.attempts(farm.db, job)
+    victim = next(w for w in farm.workers() if w.id == first.worker)
+    os.kill(victim.pid, signal.SIGKILL)
+    until("the job is claimed again", lambda: farm.job(job).epoch == 2)
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.epoch, ended.failures) == (JobState.SUCCEEDED, 2, 1)
+    lost, won = sorted(jobs.attempts(farm.db, job), key=lambda a: a.epoch)
+    assert lost.outcome is Outcome.LOST
+    assert str(victim.pid) in (lost.cause or "")
+    assert won.outcome is Outcome.SUCCEEDED
+    # The slot is manned again, by another process.
+    assert victim.id not in {w.id for w in farm.wait_idle(2)}
+
+
+def test_ten_jobs_in_a_row_load_the_model_once(farm: Farm):
+    before = sum(e["event"] == "model_loaded" for e in farm.events("worker"))
+    done = [farm.wait_final(farm.submit(f"number {n}")) for n in range(10)]
+    assert [job.state for job in done] == [JobState.SUCCEEDED] * 10
+    assert sum(e["event"] == "model_loaded" for e in farm.events("worker")) == before
+    until("beats tell of ten jobs", lambda: sum(w.jobs_done for w in farm.workers()) >= 10)
+
+
+def test_cancel_reaches_the_worker_at_its_next_step(farm: Farm, gate: Path):
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    jobs.cancel(farm.db, job)  # without a poke: polling is the guarantee
+    ended = farm.wait_final(job)
+    assert ended.state is JobState.CANCELLED
+    (attempt,) = jobs.attempts(farm.db, job)
+    assert attempt.outcome is Outcome.CANCELLED
+    assert "denoise" in attempt.timings
+    assert "decode" not in attempt.timings
+
+
+@pytest.mark.parametrize(
+    ("prompt", "state", "outcome", "attempts", "code"),
+    [
+        ("this is too long", JobState.FAILED, Outcome.USER_ERROR, 1, "invalid_request"),
+        ("corrupt", JobState.FAILED, Outcome.USER_ERROR, 1, "corrupt_weights"),
+        ("oom", JobState.FAILED, Outcome.OUT_OF_MEMORY, 3, "out_of_memory"),
+        ("black", JobState.FAILED, Outcome.DEVICE_FAULT, 3, "poison"),
+        ("fault", JobState.FAILED, Outcome.DEVICE_FAULT, 3, "poison"),
+    ],
+)
+def test_a_failure_is_of_its_class(
+    farm: Farm, prompt: str, state: JobState, outcome: Outcome, attempts: int, code: str
+):
+    job = farm.wait_final(farm.submit(prompt))
+    assert (job.state, job.error and job.error.code) == (state, code)
+    assert [a.outcome for a in jobs.attempts(farm.db, job.id)] == [outcome] * attempts
+    assert not list(farm.settings.scratch_dir.rglob("*.mp4"))
+
+
+def test_a_worker_renews_itself_while_the_agent_is_gone(farm: Farm, gate: Path):
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    farm.kill("agent")
+    try:
+        until(
+            "the worker renews directly", lambda: [
+                e for e in farm.events("worker") if e["event"] == "renewed_directly" and e["job"] == job
+            ],
+        )  # fmt: skip
+        # Longer than a lease lives: had nobody renewed it, the reaper would have it.
+        _outlive_a_lease(farm)
+        jobs.cancel(farm.db, job)  # orders come the same way
+        assert farm.wait_final(job).state is JobState.CANCELLED
+        assert farm.job(job).epoch == 1
+    finally:
+        farm.start_agent()
+
+
+def test_a_frozen_worker_loses_its_job_and_can_change_nothing(farm: Farm, gate: Path):
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    (first,) = jobs.attempts(farm.db, job)
+    victim = next(w for w in farm.workers() if w.id == first.worker)
+    os.kill(victim.pid, signal.SIGSTOP)
+    until("the job is claimed elsewhere", lambda: farm.job(job).epoch == 2)
+    os.kill(victim.pid, signal.SIGCONT)
+    until("the stale worker stops", lambda: _ended(farm, job, 1))
+    assert farm.job(job).state in (JobState.LEASED, JobState.RUNNING)
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.epoch) == (JobState.SUCCEEDED, 2)
+    lost, won = sorted(jobs.attempts(farm.db, job), key=lambda a: a.epoch)
+    assert (lost.outcome, won.outcome) == (Outcome.LOST, Outcome.SUCCEEDED)
+    assert won.worker != lost.worker
+    # Its lease ran out: nobody had renewed it for a worker that was silent.
+    assert "stopped answering" in (lost.cause or "")
+
+
+def test_a_dispatcher_that_dies_disturbs_no_job(farm: Farm, gate: Path):
+    before = {w.id for w in farm.workers()}
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    farm.kill("dispatcher")
+    farm.start_dispatcher()
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.epoch) == (JobState.SUCCEEDED, 1)
+    # The new one knows the same workers, and gives them work.
+    assert farm.wait_final(farm.submit("another")).state is JobState.SUCCEEDED
+    assert {w.id for w in farm.wait_idle(2)} == before
+
+
+def test_a_worker_whose_disk_fails_leaves_the_job_to_others(farm: Farm):
+    first = min((w for w in farm.workers()), key=lambda w: w.gpu)  # the one that is asked first
+    scratch = farm.settings.scratch_dir / f"worker-{first.gpu.removeprefix('cpu:').replace(':', '-')}"
+    scratch.rename(scratch.with_name("aside"))
+    scratch.touch()
+    try:
+        job = farm.wait_final(farm.submit("a square"))
+    finally:
+        scratch.unlink()
+        scratch.with_name("aside").rename(scratch)
+    assert (job.state, job.failures) == (JobState.SUCCEEDED, 0)
+    assert [a.outcome for a in jobs.attempts(farm.db, job.id)] == [Outcome.DEPENDENCY, Outcome.SUCCEEDED]
+
+
+def test_a_wish_to_restart_gives_the_job_back_and_renews_the_worker(farm: Farm, gate: Path):
+    before = {w.id for w in farm.workers()}
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    (first,) = jobs.attempts(farm.db, job)
+    workers.wish(farm.db, first.worker, Wish.RESTART)
+    until("the job is claimed elsewhere", lambda: farm.job(job).epoch == 2)
+    until("its worker is another process", lambda: first.worker not in {w.id for w in farm.workers()})
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0)
+    assert len(before & {w.id for w in farm.wait_idle(2)}) == 1
+
+
+def test_sigterm_gives_the_job_back_without_blame(farm: Farm, gate: Path):
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    (first,) = jobs.attempts(farm.db, job)
+    os.kill(next(w.pid for w in farm.workers() if w.id == first.worker), signal.SIGTERM)
+    until("the job is claimed again", lambda: farm.job(job).epoch == 2)
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0)
+    assert min(jobs.attempts(farm.db, job), key=lambda a: a.epoch).outcome is Outcome.DRAIN
+
+
+def _ended(farm: Farm, job: str, epoch: int) -> bool:
+    return any(e["event"] == "job_ended" and (e["job"], e["epoch"]) == (job, epoch) for e in farm.events("worker"))
+
+
+def _outlive_a_lease(farm: Farm) -> None:
+    """Until as many direct renewals were made as no single lease could bridge."""
+
+    def needed() -> int:
+        return sum(e["event"] == "renewed_directly" for e in farm.events("worker"))
+
+    start = needed()
+    renewals = int(farm.settings.lease_ttl / farm.settings.renew_every) + 2
+    until("renewals go on", lambda: needed() >= start + renewals)

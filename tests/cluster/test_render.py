@@ -1,0 +1,204 @@
+"""What becomes of one claim when the things around it fail: real database, encoder and store, no Ray."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farm.cluster import render
+from farm.cluster.claim import Claim, steady_clock
+from farm.cluster.render import Renderer, Result
+from farm.cluster.resident import Resident
+from farm.db import jobs, leases, submission, workers
+from farm.db.engine import Database, migrate, open_database
+from farm.domain.errors import DatabaseUnavailable, StorageUnavailable
+from farm.domain.job import Assignment, JobSpec, NewJob
+from farm.domain.states import JobState, Order, Outcome
+from farm.domain.worker import NewWorker
+from farm.ops.logging import start_log
+from farm.settings import Settings, load_settings
+from farm.storage.folder import FolderStore
+from tests.cluster.fake_model import DIGEST, Pipeline
+
+
+class Unreliable(FolderStore):
+    """Does `before` in front of every upload of a video."""
+
+    before: Callable[[], None] = staticmethod(lambda: None)
+
+    def put(self, key: str, path: Path, sha256: str) -> None:
+        self.before()
+        super().put(key, path, sha256)
+
+
+class Workplace:
+    """A worker's room without its process."""
+
+    def __init__(self, settings: Settings, db: Database) -> None:
+        self.settings = settings
+        self.db = db
+        self.store = Unreliable(Path(settings.store))
+        log = start_log("worker", settings.log_dir)
+        self.renderer = Renderer(
+            settings, db, self.store, settings.scratch_dir, Resident(settings.pipeline, "cpu", log), log
+        )
+        for name in ("here", "there"):
+            workers.register(db, NewWorker(name, "node", f"cpu:node:{name}", "CPU", 1))
+
+    def submit(self, prompt: str = "a square") -> str:
+        spec = JobSpec("t2v", "demo-t2v", DIGEST, prompt, 96, 96, 17, 12, 4, 7, 3.0)
+        return submission.submit(self.db, [NewJob(spec)])[0].job.id
+
+    def claim(self, job: str, worker: str = "here") -> Assignment:
+        assignment = leases.claim(self.db, worker, jobs.get(self.db, job).lane, ttl=self.settings.lease_ttl)
+        assert assignment is not None
+        return assignment
+
+    def render(self, claim: Claim) -> Result:
+        result = self.renderer.render(claim)
+        assert result is not None
+        return result
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    settings = load_settings(home=tmp_path, pipeline="tests.cluster.fake_model:Pipeline", lease_ttl=20.0)
+    settings.make_folders()
+    migrate(settings.database_url)
+    db = open_database(settings.database_url)
+    yield Workplace(settings, db)
+    db.close()
+
+
+@pytest.fixture
+def renders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every render that begins."""
+    begun: list[int] = []
+    real = Pipeline.render
+
+    def counted(self: Pipeline, spec: Any, cancelled: Any) -> Any:
+        begun.append(1)
+        return real(self, spec, cancelled)
+
+    monkeypatch.setattr(Pipeline, "render", counted)
+    return begun
+
+
+def test_a_store_that_is_away_costs_no_second_render(place: Workplace, renders: list[int]):
+    faults = [StorageUnavailable("away"), StorageUnavailable("still away")]
+
+    def before() -> None:
+        if faults:
+            raise faults.pop()
+
+    place.store.before = before
+    job = place.submit()
+    result = place.render(Claim(place.claim(job), 20.0))
+    assert (result.outcome, result.ours, len(renders)) == (Outcome.SUCCEEDED, True, 1)
+    assert jobs.get(place.db, job).state is JobState.SUCCEEDED
+
+
+def test_a_database_that_is_away_at_the_end_costs_no_second_render(
+    place: Workplace, renders: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    faults = [DatabaseUnavailable("away")]
+    real = leases.finish
+
+    def finish(*args: Any, **kwargs: Any) -> bool:
+        if faults:
+            raise faults.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(render.leases, "finish", finish)
+    job = place.submit()
+    assert place.render(Claim(place.claim(job), 20.0)).ours
+    assert len(renders) == 1
+    assert jobs.get(place.db, job).state is JobState.SUCCEEDED
+
+
+def test_a_store_that_stays_away_gives_the_job_back_without_blame(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+):
+    def before() -> None:
+        raise StorageUnavailable("the bucket is gone")
+
+    place.store.before = before
+    monkeypatch.setattr(render, "_PATIENCE", 0.0)
+    job = place.submit()
+    assert place.render(Claim(place.claim(job), 20.0)).outcome is Outcome.DEPENDENCY
+    after = jobs.get(place.db, job)
+    assert (after.state, after.failures) == (JobState.QUEUED, 0)
+    assert jobs.attempts(place.db, job)[0].cause == "the bucket is gone"
+
+
+def test_past_its_fence_a_worker_renders_no_more(place: Workplace):
+    now = [steady_clock()]
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0, clock=lambda: now[0])
+    claim.report = lambda *_: now.__setitem__(0, now[0] + 19.0)  # type: ignore[method-assign]
+    claim.renewed = lambda _: None  # type: ignore[method-assign]  # its renewals do not get through
+    result = place.render(claim)
+    assert (result.outcome, result.ours) == (Outcome.LOST, False)
+    # It says nothing of the job: that is for the reaper.
+    assert jobs.get(place.db, job).state is JobState.RUNNING
+
+
+def test_a_finished_video_is_offered_even_past_the_fence(place: Workplace):
+    now = [steady_clock()]
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0, clock=lambda: now[0])
+    faults = [StorageUnavailable("away")]
+
+    def before() -> None:
+        now[0] += 1000.0
+        if faults:
+            raise faults.pop()
+
+    place.store.before = before
+    assert place.render(claim).ours
+    assert claim.fenced
+    assert jobs.get(place.db, job).state is JobState.SUCCEEDED
+
+
+def test_a_finished_video_of_a_job_that_somebody_else_has_changes_nothing(place: Workplace):
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0)
+
+    def before() -> None:
+        leases.lost(place.db, job, 1, "taken for dead")
+        place.claim(job, "there")
+
+    place.store.before = before
+    result = place.render(claim)
+    assert not result.ours
+    after = jobs.get(place.db, job)
+    assert (after.state, after.epoch, after.artifact) == (JobState.LEASED, 2, None)
+    assert jobs.attempts(place.db, job)[0].outcome is Outcome.LOST
+
+
+def test_a_drained_job_goes_back_without_blame(place: Workplace):
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0)
+    claim.heed(Order.DRAIN)
+    assert place.render(claim).outcome is Outcome.DRAIN
+    after = jobs.get(place.db, job)
+    assert (after.state, after.failures) == (JobState.QUEUED, 0)
+    assert not list(place.settings.scratch_dir.iterdir())
+
+
+def test_weights_other_than_promised_are_refused(place: Workplace):
+    spec = JobSpec("t2v", "demo-t2v", "another digest", "a square", 96, 96, 17, 12, 4, 7, 3.0)
+    job = submission.submit(place.db, [NewJob(spec)])[0].job.id
+    assert place.render(Claim(place.claim(job), 20.0)).outcome is Outcome.USER_ERROR
+    error = jobs.get(place.db, job).error
+    assert error is not None
+    assert error.code == "corrupt_weights"
+
+
+def test_a_void_claim_is_not_rendered(place: Workplace, renders: list[int]):
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0)
+    leases.recall(place.db, job, 1)
+    assert place.renderer.render(claim) is None
+    assert not renders

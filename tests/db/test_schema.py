@@ -1,0 +1,87 @@
+"""Migrations and metadata are one schema, wherever the migrations lie."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from farm.db import engine
+from farm.db.engine import check_schema, migrate, migrations_folder, open_database
+from farm.db.tables import metadata
+from farm.domain.errors import SchemaOutdated
+
+
+def test_metadata_and_migrations_agree(db):
+    with db.read() as conn:
+        context = MigrationContext.configure(conn, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_constraints_and_indexes_are_the_same_word_for_word(db, tmp_path):
+    """CHECKs and descending indexes are beyond what alembic compares."""
+    fresh = open_database(f"sqlite:///{tmp_path}/fresh.db")
+    with fresh.write() as conn:
+        metadata.create_all(conn)
+
+    def schema(database) -> dict[str, list[str]]:
+        query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
+        with database.read() as conn:
+            return {
+                name: sorted(line.strip().rstrip(",") for line in sql.splitlines())
+                for name, sql in conn.exec_driver_sql(query)
+            }
+
+    assert schema(db) == schema(fresh)
+    fresh.close()
+
+
+def test_migrating_twice_changes_nothing(url):
+    assert migrate(url) == migrate(url)
+
+
+def test_a_database_without_schema_is_refused_with_the_command_that_helps(tmp_path):
+    db = open_database(f"sqlite:///{tmp_path}/new.db")
+    with pytest.raises(SchemaOutdated) as caught:
+        check_schema(db)
+    assert "is empty" in caught.value.message
+    assert "farm migrate" in caught.value.next
+    db.close()
+
+
+def test_a_database_of_a_newer_farm_is_refused_by_all(url):
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    db = open_database(url)
+    with pytest.raises(SchemaOutdated, match="newer turbofarm"):
+        check_schema(db)
+    db.close()
+    with pytest.raises(SchemaOutdated, match="newer turbofarm"):
+        migrate(url)
+
+
+def test_migrations_inside_the_package_are_found_first(tmp_path, monkeypatch):
+    """A wheel carries them as farm/db/migrations."""
+    package = tmp_path / "site-packages" / "farm" / "db"
+    shutil.copytree(migrations_folder(), package / "migrations")
+    monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
+    assert migrations_folder() == package / "migrations"
+    assert migrate(f"sqlite:///{tmp_path}/farm.db") == "0001"
+
+
+def test_a_failed_migration_leaves_nothing_behind(tmp_path, monkeypatch):
+    package = tmp_path / "farm" / "db"
+    shutil.copytree(migrations_folder(), package / "migrations")
+    broken = Path(package / "migrations" / "versions" / "0002_broken.py")
+    broken.write_text(
+        'revision = "0002"\ndown_revision = "0001"\n'
+        "def upgrade():\n    from alembic import op\n    op.execute('CREATE TABLE half (x)')\n    1 / 0\n"
+    )
+    monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
+    path = tmp_path / "farm.db"
+    with pytest.raises(ZeroDivisionError):
+        migrate(f"sqlite:///{path}")
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("SELECT name FROM sqlite_master").fetchall() == []
