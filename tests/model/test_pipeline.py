@@ -1,0 +1,145 @@
+"""The pipeline's promises: order of events, one video a seed, cancel between steps, damaged weights refused."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.checkpoints.digest import weights_digest
+from model.errors import CorruptWeights, ModelError, PromptTooLong, RenderCancelled
+from model.pipeline import Frames, Pipeline, Preview, RenderSpec, Stage, Step
+from model.wan.config import installed, preset
+
+PROMPT = "a red circle moving right on a white background"
+SPEC = RenderSpec(PROMPT, 96, 96, 17, steps=3, seed=5, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.load(preset("demo-t2v"))
+
+
+def frames_of(pipeline: Pipeline, spec: RenderSpec) -> np.ndarray:
+    return np.concatenate([e.frames for e in pipeline.render(spec) if isinstance(e, Frames)])
+
+
+def test_events_come_in_the_order_of_the_work(pipeline: Pipeline) -> None:
+    events = list(pipeline.render(SPEC))
+    assert [e.name for e in events if isinstance(e, Stage)] == ["text", "denoise", "decode"]
+    assert [(e.k, e.n) for e in events if isinstance(e, Step)] == [(1, 3), (2, 3), (3, 3)]
+    previews = [e for e in events if isinstance(e, Preview)]
+    assert [e.step for e in previews] == [1, 2, 3]
+    assert all(e.image.shape == (12, 12, 3) and e.image.dtype == np.uint8 for e in previews)
+    chunks = [e for e in events if isinstance(e, Frames)]
+    assert [(e.first, len(e.frames)) for e in chunks] == [(0, 1), (1, 4), (5, 4), (9, 4), (13, 4)]
+    assert all(e.frames.shape[1:] == (96, 96, 3) and e.frames.dtype == np.uint8 for e in chunks)
+
+
+def test_one_seed_is_one_video_and_another_seed_another(pipeline: Pipeline) -> None:
+    first = frames_of(pipeline, SPEC)
+    again = frames_of(Pipeline.load(preset("demo-t2v")), SPEC)
+    assert first.tobytes() == again.tobytes()
+    assert frames_of(pipeline, dataclasses.replace(SPEC, seed=6)).tobytes() != first.tobytes()
+
+
+def test_noise_is_drawn_on_the_cpu_and_pinned(pipeline: Pipeline) -> None:
+    noise = pipeline.noise(SPEC)
+    assert noise.shape == (1, 16, 5, 12, 12)
+    expected = torch.randn(noise.shape, generator=torch.Generator("cpu").manual_seed(5))
+    assert torch.equal(noise, expected)
+
+
+@pytest.mark.parametrize("after", ["text", "step 1", "step 2", "frames"])
+def test_cancel_is_obeyed_at_the_next_step(pipeline: Pipeline, after: str) -> None:
+    asked = False
+    seen: list[str] = []
+    with pytest.raises(RenderCancelled):  # noqa: PT012 - the events before it matter
+        for event in pipeline.render(SPEC, lambda: asked):
+            match event:
+                case Stage(name):
+                    seen.append(name)
+                case Step(k, _):
+                    seen.append(f"step {k}")
+                case Frames():
+                    seen.append("frames")
+                case Preview():
+                    pass
+            asked = after in seen
+    allowed = {"text": 2, "step 1": 3, "step 2": 4, "frames": 7}  # `denoise` is announced before its first step
+    assert len(seen) == allowed[after]
+
+
+def test_too_many_words_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(PromptTooLong, match="has 60 words"):
+        list(pipeline.render(dataclasses.replace(SPEC, prompt="red " * 60)))
+
+
+def test_a_model_whose_loader_is_not_there_says_so() -> None:
+    with pytest.raises(ModelError, match=r"wan2.1-t2v-14b cannot be loaded"):
+        Pipeline.load(preset("wan2.1-t2v-14b"))
+
+
+def test_only_models_with_weights_count_as_installed() -> None:
+    assert [p.name for p in installed()] == ["demo-t2v"]
+
+
+def copy_weights(folder: Path) -> Path:
+    source = preset("demo-t2v").weights
+    assert source is not None
+    shutil.copytree(source, folder)
+    return folder
+
+
+def load_from(folder: Path) -> Pipeline:
+    return Pipeline.load(dataclasses.replace(preset("demo-t2v"), weights=folder))
+
+
+def rewrite(path: Path, change) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def transpose(t: dict[str, torch.Tensor]) -> None:
+    t["patch_embedding.weight"] = t["patch_embedding.weight"].T.contiguous()
+
+
+def poison(t: dict[str, torch.Tensor]) -> None:
+    t["head.head.bias"][3] = float("nan")
+
+
+DAMAGE = {
+    "missing file": (lambda p: p.unlink(), "no such file"),
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-7]), "not a whole safetensors file"),
+    "empty": (lambda p: p.write_bytes(b""), "not a whole safetensors file"),
+    "text": (lambda p: p.write_text("<html>404</html>"), "not a whole safetensors file"),
+    "tensor missing": (lambda p: rewrite(p, lambda t: t.pop("head.head.bias")), "tensor head.head.bias is missing"),
+    "tensor foreign": (lambda p: rewrite(p, lambda t: t.update(x=torch.ones(1))), "tensor x does not belong here"),
+    "shape": (lambda p: rewrite(p, transpose), r"patch_embedding.weight expected \[192, 64\], found \[64, 192\]"),
+    "not finite": (lambda p: rewrite(p, poison), "head.head.bias holds values that are not finite"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_weights_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    folder = copy_weights(tmp_path / "weights")
+    break_it, message = DAMAGE[damage]
+    break_it(folder / "transformer.safetensors")
+    with pytest.raises(CorruptWeights, match=message) as error:
+        load_from(folder)
+    assert "transformer.safetensors" in error.value.message
+    assert error.value.next
+
+
+def test_the_digest_names_the_bytes(tmp_path: Path) -> None:
+    p = preset("demo-t2v")
+    copy = dataclasses.replace(p, weights=copy_weights(tmp_path / "weights"))
+    assert weights_digest(copy) == weights_digest(p)
+    rewrite(tmp_path / "weights" / "vae.safetensors", lambda t: t["preview"].zero_())
+    assert weights_digest(copy) != weights_digest(p)
+    with pytest.raises(CorruptWeights, match="no weights"):
+        weights_digest(preset("wan2.1-t2v-1.3b"))
