@@ -3,9 +3,12 @@
 No other file may name a database product; Postgres joins by adding its branch to each section.
 """
 
+import json
 import sqlite3
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Engine, Integer, create_engine, event
@@ -88,7 +91,13 @@ def _connect_sqlite(url: URL, now: Callable[[], datetime], busy_timeout: float) 
         )
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
-    engine = create_engine(url, connect_args={"timeout": busy_timeout}, pool_size=5, max_overflow=20)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": busy_timeout},
+        pool_size=5,
+        max_overflow=20,
+        json_serializer=partial(json.dumps, ensure_ascii=False),  # Chinese stays readable in a shell
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -96,7 +105,7 @@ def _connect_sqlite(url: URL, now: Callable[[], datetime], busy_timeout: float) 
         connection.isolation_level = None
         connection.create_function("farm_now", -1, farm_now_text)
         # Readers never wait for the writer, and an accepted job survives a power cut.
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection, busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -108,6 +117,20 @@ def _connect_sqlite(url: URL, now: Callable[[], datetime], busy_timeout: float) 
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection, busy_timeout: float) -> None:
+    """The one statement that does not wait by itself: two processes may meet on a new file."""
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def translate(error: DBAPIError, url: str) -> FarmError | None:

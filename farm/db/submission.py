@@ -13,7 +13,7 @@ from farm.db.dialect import farm_now
 from farm.db.engine import Database
 from farm.db.tables import batches, jobs, lanes
 from farm.db.transitions import wake_lane
-from farm.domain.errors import DatabaseUnavailable, IdempotencyConflict
+from farm.domain.errors import DatabaseUnavailable, IdempotencyConflict, InvalidRequest
 from farm.domain.job import Job, JobSpec, NewJob, Submitted
 from farm.domain.states import JobState
 from farm.scheduling.lanes import LaneClass, lane_id
@@ -93,6 +93,8 @@ def _known(conn: Connection, new: Iterable[NewJob]) -> dict[Key, tuple[str, JobS
 
 
 def _row(wish: NewJob, now: Any) -> dict[str, Any]:
+    if wish.not_before is not None and wish.not_before.tzinfo is None:
+        raise InvalidRequest("the time to start at has no time zone", "add one, or Z for UTC", "not_before")
     state = JobState.QUEUED
     if wish.not_before is not None and wish.not_before > now:
         state = JobState.SCHEDULED
