@@ -66,35 +66,43 @@ def changes(client: Client, job_id: str) -> Iterator[Json]:
     if job["state"] in FINAL:
         return
     for event in _stream_or_poll(client):
-        if event is None:
-            # A sign of life, or nothing but polling: ask. It is also how a missed message heals.
-            fresh = client.job(job_id)
-            if fresh != {**job, "live": fresh.get("live")} or "live" not in job:
-                job = fresh
-                yield job
-        elif event.kind == "reset":
+        if event is None or event.kind == "reset":
+            # A sign of life, or a gap in what was told: ask. It is also how a missed message heals.
+            fresh = _ask(client, job_id)
+            if fresh is None or fresh == job:
+                continue
+            job = fresh
+        elif event.kind == "poll":
             job = client.job(job_id)
-            yield job
         elif event.data.get("id") != job_id:
             continue
         elif event.kind == "progress":
             job = {**job, "state": "running", "live": event.data}
-            yield job
         elif event.kind == "job":
             job = {**job, **event.data.get("job", {"state": event.data.get("state", job["state"])})}
             if job["state"] in FINAL:
-                job = client.job(job_id)  # with attempts and timings
-            yield job
+                job = _ask(client, job_id) or job  # with attempts and seconds
+        else:
+            continue
+        yield job
         if job["state"] in FINAL:
             return
+
+
+def _ask(client: Client, job_id: str) -> Json | None:
+    """The job now; None while the farm restarts: the stream tells when it is back, or gives up."""
+    try:
+        return client.job(job_id)
+    except FarmUnreachable:
+        return None
 
 
 def _stream_or_poll(client: Client) -> Iterator[StreamEvent | None]:
     try:
         yield from client.events()
     except FarmUnreachable:
-        while True:  # a proxy that swallows streams: the plain requests below still tell the truth
-            yield None
+        while True:  # a proxy that swallows streams: plain requests still tell the truth, or fail clearly
+            yield StreamEvent("poll", {}, None)
             time.sleep(POLL)
 
 
