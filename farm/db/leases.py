@@ -161,8 +161,8 @@ def finish(
         )
         if not won:
             return already(conn) or False
-        close_attempt(conn, job, epoch, Outcome.SUCCEEDED, timings=timings, peak_memory=peak_memory)
-        reopen_as_success(conn, job, epoch, timings, peak_memory)
+        if not close_attempt(conn, job, epoch, Outcome.SUCCEEDED, timings=timings, peak_memory=peak_memory):
+            reopen_as_success(conn, job, epoch, timings, peak_memory)
         return True
 
     def already(conn: Connection) -> bool | None:

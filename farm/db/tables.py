@@ -113,8 +113,10 @@ jobs = Table(
 )
 Index("jobs_key_without_batch", jobs.c.owner, jobs.c.idempotency_key, unique=True,
       **only_where(jobs.c.batch.is_(None)))  # fmt: skip
-# The queue: claim reads a lane's head in this order, and people filter by state through its first column.
+# The queue: claim reads a lane's head in this order.
 Index("jobs_queue", jobs.c.state, jobs.c.lane, jobs.c.priority.desc(), jobs.c.seq)
+# Pages of one state, newest first: a gallery of all videos is not sorted anew for each page.
+Index("jobs_state", jobs.c.state, jobs.c.seq)
 Index("jobs_batch", jobs.c.batch, jobs.c.seq)
 
 workers = Table(

@@ -69,8 +69,11 @@ def close_attempt(
     cause: str | None = None,
     timings: Mapping[str, float] | None = None,
     peak_memory: int | None = None,
-) -> None:
-    """End the claim: its lease goes, its attempt gets an outcome, its lane pays for the seconds it ran."""
+) -> bool:
+    """End the claim: its lease goes, its attempt gets an outcome, its lane pays for the seconds it ran.
+
+    False: the attempt had been closed before, and stays as it was.
+    """
     conn.execute(delete(leases).where(leases.c.job == job, leases.c.epoch == epoch))
     closed = conn.execute(
         update(attempts)
@@ -85,9 +88,12 @@ def close_attempt(
         )
         .returning(attempts.c.started_at, attempts.c.finished_at)
     ).one_or_none()
-    if closed is not None and closed.started_at is not None:
+    if closed is None:
+        return False
+    if closed.started_at is not None:
         seconds = (closed.finished_at - closed.started_at).total_seconds()
         _charge(conn, job, max(0.0, seconds))
+    return True
 
 
 def reopen_as_success(

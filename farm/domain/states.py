@@ -1,4 +1,4 @@
-"""The words of the job protocol: states, stages, outcomes, wishes, and which transition goes from where to where."""
+"""The words of the job protocol: states, stages, outcomes, wishes, and the arrows between the states."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -94,9 +94,7 @@ RECALL = _arrow("recall", JobState.LEASED, to=JobState.QUEUED)
 FINISH = _arrow("finish", JobState.LEASED, JobState.RUNNING, JobState.QUEUED, to=JobState.SUCCEEDED)
 FAIL = _arrow("fail", JobState.LEASED, JobState.RUNNING, to=JobState.FAILED)
 REQUEUE = _arrow("requeue", JobState.LEASED, JobState.RUNNING, to=JobState.QUEUED)
-CANCEL_WAITING = _arrow(
-    "cancel", JobState.SCHEDULED, JobState.QUEUED, JobState.HELD, to=JobState.CANCELLED
-)
+CANCEL_WAITING = _arrow("cancel", JobState.SCHEDULED, JobState.QUEUED, JobState.HELD, to=JobState.CANCELLED)
 CANCEL_ACTIVE = _arrow("cancelled", JobState.LEASED, JobState.RUNNING, to=JobState.CANCELLED)
 HOLD = _arrow("hold", JobState.SCHEDULED, JobState.QUEUED, to=JobState.HELD)
 RELEASE = _arrow("release", JobState.HELD, to=JobState.QUEUED)

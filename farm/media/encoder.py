@@ -18,6 +18,7 @@ from av.packet import Packet
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
+from farm.domain.folders import folder_error
 from farm.media.colour import to_yuv
 
 SMALL = 256  # pixels; up to here a clip is so small that colour is worth more than bytes
@@ -37,7 +38,8 @@ class EncodedVideo:
 class Encoder:
     """Write frames as they come, then close. Until then `path` does not exist; abandoned, it never will.
 
-    size: (width, height) in pixels, both even. crf: 14 for tiny clips, else 18.
+    size: (width, height) in pixels, both even. crf: 14 for tiny clips, else 18. Raises DiskFull or
+    FolderUnusable where the folder of `path` cannot take the file.
     """
 
     def __init__(
@@ -53,7 +55,10 @@ class Encoder:
         self._packets: list[Packet[VideoStream]] = []  # H.264: a few MB at most
         if crf is None:
             crf = 14 if max(size) <= SMALL else 18
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".mp4")
+        try:
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".mp4")
+        except OSError as error:
+            raise folder_error(error, path.parent) from error
         os.close(descriptor)
         self._part: Path | None = Path(name)
         # use_metadata_tags: without it the container drops every tag it does not know, prompts too.
@@ -97,6 +102,9 @@ class Encoder:
                 size = file.tell()
                 os.fsync(file.fileno())
             os.replace(self._part, self.path)
+        except OSError as error:  # FFmpeg's too: the packets reach the disk only here
+            self.abandon()
+            raise folder_error(error, self.path.parent) from error
         except BaseException:
             self.abandon()
             raise

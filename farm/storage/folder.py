@@ -1,6 +1,5 @@
 """A store in a local folder. A key is a path below its root, and nothing above it can be reached."""
 
-import errno
 import hashlib
 import os
 import tempfile
@@ -9,14 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from farm.domain.errors import (
-    DiskFull,
-    FarmError,
-    FolderUnusable,
-    InvalidRequest,
-    ObjectNotFound,
-    StorageUnavailable,
-)
+from farm.domain.errors import InvalidRequest, ObjectNotFound, StorageUnavailable
+from farm.domain.folders import folder_error
 
 CHUNK = 256 * 1024
 PART = ".part-"  # begins the name of a file still being written; no key may
@@ -36,16 +29,16 @@ class FolderStore:
         def copy(target: BinaryIO) -> None:
             seen = hashlib.sha256()
             # Hashed while copied: what was checked is what was written.
-            with path.open("rb") as source:
-                while chunk := source.read(CHUNK):
-                    seen.update(chunk)
-                    target.write(chunk)
+            while chunk := source.read(CHUNK):
+                seen.update(chunk)
+                target.write(chunk)
             if seen.hexdigest() != sha256:
                 raise StorageUnavailable(
                     f"{path} changed on its way into the store: its checksum is not {sha256}", "try again"
                 )
 
-        self._write(key, copy)
+        with path.open("rb") as source:
+            self._write(key, copy)
 
     def put_bytes(self, key: str, data: bytes) -> None:
         self._write(key, lambda target: target.write(data))
@@ -128,7 +121,7 @@ class FolderStore:
         try:
             yield
         except OSError as error:
-            raise _translate(error, self.root) from error
+            raise folder_error(error, self.root) from error
 
 
 def _is_object(path: Path) -> bool:
@@ -156,15 +149,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _translate(error: OSError, root: Path) -> FarmError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFull(f"the disk of {root} is full", "free some space; nothing was left half-written")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return FolderUnusable(
-            f"cannot write in {root}: {error.strerror}", "make it writable for you, or choose another folder"
-        )
-    if error.errno in {errno.ENOTDIR, errno.EEXIST}:
-        return FolderUnusable(f"{root} is not a folder", "move that file away, or choose another folder")
-    return StorageUnavailable(f"the folder {root} reports an error: {error}", "check the disk")

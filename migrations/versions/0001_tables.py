@@ -136,6 +136,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("jobs_batch", ["batch", "seq"], unique=False)
+        batch_op.create_index("jobs_state", ["state", "seq"], unique=False)
         batch_op.create_index(
             "jobs_key_without_batch",
             ["owner", "idempotency_key"],
@@ -232,6 +233,7 @@ def downgrade() -> None:
             sqlite_where=sa.text("batch IS NULL"),
             postgresql_where=sa.text("batch IS NULL"),
         )
+        batch_op.drop_index("jobs_state")
         batch_op.drop_index("jobs_batch")
 
     op.drop_table("jobs")

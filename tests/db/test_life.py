@@ -37,7 +37,7 @@ def test_a_job_becomes_a_video_and_every_step_is_told(db, clock):
     assert done.progress is None
     (attempt,) = jobs.attempts(db, job.id)
     assert (attempt.worker, attempt.gpu, attempt.outcome) == ("w1", "gpu-w1", Outcome.SUCCEEDED)
-    assert (attempt.timings, attempt.peak_memory) == ({"denoise": 9.5}, 2**30)
+    assert (attempt.timings, attempt.peak_memory, attempt.cause) == ({"denoise": 9.5}, 2**30, None)
     assert [lane.virtual_time for lane in lanes.lanes(db)] == [10.0]
 
     told, reset = events.read(db, 0)

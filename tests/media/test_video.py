@@ -1,5 +1,6 @@
 """What is encoded can be trusted: its colours, tags and frames, and its absence when abandoned."""
 
+import errno
 import hashlib
 import os
 import random
@@ -9,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from farm.domain.errors import BrokenVideo
+from farm.domain.errors import BrokenVideo, DiskFull, FolderUnusable
 from farm.media.check import check_video, decode, read_metadata
 from farm.media.encoder import Encoder
 
@@ -94,6 +95,39 @@ def test_an_abandoned_encoder_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="is not uint8"), Encoder(tmp_path / "v.mp4", SIZE, 12) as encoder:
         encoder.write(np.zeros((1, 2, 3, 3), np.uint8))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EROFS, FolderUnusable)]
+)
+def test_a_disk_that_takes_no_more_is_named_and_nothing_is_left(tmp_path, monkeypatch, number, error):
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    encoder = Encoder(tmp_path / "v.mp4", SIZE, 12)
+    encoder.write(moving_square())
+    with pytest.raises(error) as caught:
+        encoder.close({})
+    assert caught.value.next
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
+def test_a_disk_that_fills_under_ffmpeg_is_named(tmp_path, monkeypatch):
+    full = tmp_path / "full.mp4"
+    full.symlink_to("/dev/full")
+    monkeypatch.setattr("farm.media.encoder.tempfile.mkstemp", lambda **_: (os.dup(1), str(full)))
+    encoder = Encoder(tmp_path / "v.mp4", SIZE, 12)
+    encoder.write(moving_square())
+    with pytest.raises(DiskFull, match="is full"):
+        encoder.close({})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FolderUnusable, match="nowhere"):
+        Encoder(tmp_path / "nowhere" / "v.mp4", SIZE, 12)
 
 
 def test_closing_without_frames_or_twice_is_refused(tmp_path):
