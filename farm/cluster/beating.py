@@ -51,6 +51,8 @@ class Beater:
     def stop(self) -> None:
         """The last beat says farewell, so that the agent need not wait for more."""
         self._stopping.set()
+        if not self._thread.is_alive():
+            return  # it never began: nobody knows of this worker
         self._thread.join(timeout=2 * self._settings.beat_every)
         beat, _ = self._look()
         farewell = SentBeat(replace(beat, state=workers.GONE), steady_clock(), self._reply)
