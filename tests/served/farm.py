@@ -49,7 +49,8 @@ class Served:
         listening.listen()  # from here on a request waits instead of being refused
         self.port = listening.getsockname()[1]
         self.services.stopping.clear()
-        config = uvicorn.Config(create_app(self.services), log_level="error", timeout_graceful_shutdown=1)
+        self.app = create_app(self.services)
+        config = uvicorn.Config(self.app, log_level="error", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
