@@ -39,6 +39,7 @@ OUT = Path("demo-out")
 
 START_PATIENCE = 150.0  # seconds until the farm answers: the first start of Ray on a cold disk is slow
 RENDER_PATIENCE = 300.0  # seconds for all three jobs together
+FINAL = {"succeeded", "failed", "cancelled"}
 LOOK = 0.15  # seconds between two looks at the jobs
 
 
@@ -52,6 +53,8 @@ class DemoFailed(FarmError):
 @click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True)
 def demo(out: Path) -> None:
     """Show the whole farm in two minutes: three prompts, one killed worker, three videos."""
+    # A terminated demo must end its farm as an interrupted one does: both leave through `finally`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _farm() as client:
         output.data(f"The page of this farm, while the demo runs: {client.url}\n")
         held = client.post("/api/jobs", {"prompt": HELD_PROMPT, "hold": True})
@@ -142,14 +145,17 @@ def _watch(client: Client, ids: list[str]) -> list[Json]:
         screen.draw(jobs)
         if killed is None and _in_mid_denoise(jobs[VICTIM]):
             killed = _kill_worker_of(client, jobs[VICTIM], screen)
-        if all(job["state"] in {"succeeded", "failed", "cancelled"} for job in jobs):
+        if all(job["state"] in FINAL for job in jobs):
             screen.close()
             if killed is None:
                 raise DemoFailed("no worker was killed: the job was done before it was seen in mid-denoise")
             return [client.job(job_id) for job_id in ids]
         if time.monotonic() > end:
             screen.close()
-            raise DemoFailed(f"the jobs were not done after {RENDER_PATIENCE:.0f} s")
+            stuck = next(job for job in jobs if job["state"] not in FINAL)
+            because = client.job(stuck["id"])["waiting_because"]
+            late = f"the jobs were not done after {RENDER_PATIENCE:.0f} s"
+            raise DemoFailed(f"{late}: {because['sentence']}", because["help"])
         time.sleep(LOOK)
 
 
