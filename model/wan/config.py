@@ -1,4 +1,4 @@
-"""The presets: every model the farm knows, as data. Pure Python, so that a server can read it without torch."""
+"""The presets: every model the farm knows, as data. Pure Python: a server reads it without torch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +106,7 @@ PRESETS: dict[str, Preset] = {
     for p in (
         Preset(
             name="demo-t2v", task="t2v",
-            transformer=TransformerConfig(dim=192, ffn_dim=768, heads=4, layers=6, text_dim=128, text_len=64),
+            transformer=TransformerConfig(dim=192, ffn_dim=416, heads=4, layers=6, text_dim=128, text_len=48),
             vae=VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
             text_encoder="demo", size=(96, 96), min_side=96, max_side=96, max_pixels=96 * 96,
             frames=17, max_frames=17, fps=12, steps=16, max_steps=25, distilled=False,

@@ -1,0 +1,110 @@
+"""Reads off uint8 frames what a demo clip shows: colour, shape, motion, background. No network, no training."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.demo import world
+
+Frames = NDArray[np.uint8]
+_ANGLES = 24
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was seen; `unclear` where no single shape stands out from the background."""
+
+    colour: str
+    shape: str
+    motion: str
+    background: str
+
+
+def read(frames: Frames) -> Reading:
+    """Describe a clip: uint8 [t, h, w, 3]."""
+    video = torch.from_numpy(np.ascontiguousarray(frames)).float()
+    ground = background_of(video)
+    distance = (video - ground).norm(dim=-1)  # [t, h, w]
+    masks = distance > 45
+    masks &= distance > 0.5 * distance.flatten(1).quantile(0.995, dim=1)[:, None, None]
+    background = nearest(ground, world.BACKGROUNDS)
+    area = masks.flatten(1).sum(1).float()
+    if (area < 25).any():
+        return Reading("unclear", "unclear", "unclear", background)
+    colour = nearest(inner_colour(video, masks), world.COLOURS)
+    centres = torch.stack([centre(m) for m in masks])  # [t, 2] as x, y
+    motion = read_motion(centres, area, masks, video.shape[1])
+    return Reading(colour, read_shape(masks, turning=motion == "spinning"), motion, background)
+
+
+def background_of(video: torch.Tensor) -> torch.Tensor:
+    """Median colour of the frames' border pixels: [3]."""
+    border = [video[:, 0], video[:, -1], video[:, :, 0], video[:, :, -1]]
+    return torch.cat([b.reshape(-1, 3) for b in border]).median(dim=0).values
+
+
+def nearest(colour: torch.Tensor, palette: dict[str, tuple[int, int, int]]) -> str:
+    return min(palette, key=lambda name: float((colour - torch.tensor(palette[name])).norm()))
+
+
+def inner_colour(video: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Median colour well inside the shape, where no edge is mixed in."""
+    eroded = -torch.nn.functional.max_pool2d(-masks.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0.5
+    chosen = eroded if eroded.sum() >= 20 else masks
+    return video[chosen].median(dim=0).values
+
+
+def centre(mask: torch.Tensor) -> torch.Tensor:
+    y, x = mask.nonzero(as_tuple=True)
+    return torch.stack([x.float().mean(), y.float().mean()])
+
+
+def read_motion(centres: torch.Tensor, area: torch.Tensor, masks: torch.Tensor, side: int) -> str:
+    dx, dy = ((centres[-3:].mean(0) - centres[:3].mean(0)) / side).tolist()
+    if max(abs(dx), abs(dy)) > 0.12:
+        if abs(dx) > abs(dy):
+            return "right" if dx > 0 else "left"
+        return "down" if dy > 0 else "up"
+    growth = float(area[-3:].mean() / area[:3].mean())
+    if growth > 1.4:
+        return "growing"
+    if growth < 1 / 1.4:
+        return "shrinking"
+    # Turning in place leaves centre and area but not the outline.
+    first = masks[0]
+    overlap = [float((first & m).sum() / (first | m).sum()) for m in masks]
+    return "spinning" if min(overlap) < 0.86 else "still"
+
+
+def read_shape(masks: torch.Tensor, turning: bool) -> str:
+    """The shape whose drawn outline overlaps best, over a few frames; upright unless it turns."""
+    score = dict.fromkeys(world.SHAPES, 0.0)
+    for mask in masks[:: max(1, len(masks) // 5)]:
+        for shape in world.SHAPES:
+            score[shape] += best_overlap(mask, shape, turning)
+    return max(score, key=lambda s: score[s])
+
+
+def best_overlap(mask: torch.Tensor, shape: str, turning: bool) -> float:
+    """Intersection over union of the mask with the shape drawn at its place, best over radius and angle."""
+    h, w = mask.shape
+    cx, cy = centre(mask).tolist()
+    y, x = torch.meshgrid(torch.arange(h) - cy, torch.arange(w) - cx, indexing="ij")
+    unit = torch.linspace(-1.3, 1.3, 105)
+    uy, ux = torch.meshgrid(unit, unit, indexing="ij")
+    inside = world.signed_distance(shape, ux, uy) < 0
+    share = float(inside.float().mean()) * 2.6**2  # area of the unit shape
+    offset = float(uy[inside].mean())  # its centroid is not quite at its origin
+    best = 0.0
+    base = math.sqrt(float(mask.sum()) / share)
+    for scale in (0.92, 1.0, 1.08):
+        r = base * scale
+        for i in range(_ANGLES if turning else 1):
+            a = 2 * math.pi * i / _ANGLES
+            px, py = x * math.cos(a) + y * math.sin(a), y * math.cos(a) - x * math.sin(a)
+            drawn = world.signed_distance(shape, px / r, py / r + offset) < 0
+            best = max(best, float((drawn & mask).sum() / (drawn | mask).sum()))
+    return best

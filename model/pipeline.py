@@ -1,0 +1,180 @@
+"""Text to video: a spec in, stages, previews and frames out. Knows no job; obeys a cancel signal at every step."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import sampler
+from model.checkpoints.digest import weights_digest
+from model.checkpoints.safetensors import load_into
+from model.demo.text_encoder import DemoTextEncoder
+from model.errors import CorruptWeights, ModelError, RenderCancelled
+from model.wan.config import Preset
+from model.wan.transformer import WanTransformer
+from model.wan.vae import WanVAE
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RenderSpec:
+    """What to render: width, height in pixels; frames 4k + 1; the seed means the same video on every device."""
+
+    prompt: str
+    width: int
+    height: int
+    frames: int
+    steps: int
+    seed: int
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Work on `name` (text, denoise or decode) begins."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Denoise step k of n is done."""
+
+    k: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The clean latent as it looks after `step`: uint8 [h, w, 3], one pixel a latent pixel, middle frame."""
+
+    step: int
+    image: Image
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Decoded frames [first, first + n): uint8 [n, h, w, 3]."""
+
+    first: int
+    frames: Image
+
+
+Event = Stage | Step | Preview | Frames
+
+
+class Pipeline:
+    """One preset's text encoder, denoiser and VAE, resident on one device."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        text_encoder: DemoTextEncoder,
+        transformer: WanTransformer,
+        vae: WanVAE,
+        preview: Tensor,
+        digest: str,
+    ) -> None:
+        self.preset = preset
+        self.text_encoder = text_encoder
+        self.transformer = transformer
+        self.vae = vae
+        self.preview = preview  # [z + 1, 3]: linear map from a latent pixel to its colour
+        self.digest = digest
+        self.device = preview.device
+
+    @classmethod
+    def load(cls, preset: Preset, device: str | torch.device = "cpu") -> "Pipeline":
+        """Read the preset's weights. Raises CorruptWeights naming file, tensor, expected and found.
+
+        float32 on every device: the packaged model is small, and a seed shall mean one video everywhere.
+        """
+        if preset.text_encoder != "demo":
+            raise ModelError(f"{preset.name} cannot be loaded yet", "use demo-t2v")
+        if preset.weights is None or not preset.weights.is_dir():
+            raise CorruptWeights(f"no weights of {preset.name} on this machine", "install them first")
+        config, dtype = preset.transformer, torch.float32
+        with torch.device("meta"):
+            text_encoder = DemoTextEncoder(config.text_dim, config.text_len)
+            transformer = WanTransformer(config)
+        vae = WanVAE(preset.vae)  # not on meta: its latent statistics are buffers that no file holds
+        load_into(text_encoder, preset.weights / "text_encoder.safetensors", dtype)
+        load_into(transformer, preset.weights / "transformer.safetensors", dtype)
+        extra = load_into(vae, preset.weights / "vae.safetensors", dtype, extra=("preview",))
+        for module in (text_encoder, transformer, vae):
+            module.to(device).eval().requires_grad_(False)
+        preview = extra["preview"].float().to(device)
+        return cls(preset, text_encoder, transformer, vae, preview, weights_digest(preset))
+
+    def render(self, spec: RenderSpec, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Render `spec`, yielding events as they happen.
+
+        Raises RenderCancelled at the first step or chunk after `cancelled()` turned true, PromptTooLong.
+        """
+        check(cancelled)
+        yield Stage("text")
+        with torch.inference_mode():
+            text = self.text_encoder.encode([spec.prompt])
+        yield Stage("denoise")
+        latent = self.noise(spec)
+        for sample in self.denoise(latent, text, spec):
+            check(cancelled)
+            latent = sample.latent
+            yield Step(sample.k, sample.n)
+            yield Preview(sample.k, self.preview_image(sample.denoised))
+        yield Stage("decode")
+        first = 0
+        with torch.inference_mode():
+            chunks = self.vae.stream(latent.float())
+            while (chunk := next(chunks, None)) is not None:
+                frames = to_uint8(chunk)
+                yield Frames(first, frames)
+                first += len(frames)
+                check(cancelled)
+
+    def noise(self, spec: RenderSpec) -> Tensor:
+        """Standard normal [1, z, t, h, w] float32. Drawn on the CPU, so that no device changes it."""
+        shape = (1, self.preset.vae.z_dim, (spec.frames + 3) // 4, spec.height // 8, spec.width // 8)
+        generator = torch.Generator("cpu").manual_seed(spec.seed)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def denoise(self, noise: Tensor, text: Tensor, spec: RenderSpec) -> Iterator[sampler.Sample]:
+        """Sampler steps from noise [b, z, t, h, w] under text [b, text_len, text_dim]; latents in float64."""
+
+        @torch.inference_mode()
+        def velocity(x: Tensor, t: float) -> Tensor:
+            x = x.float()
+            if spec.guidance == 1.0:
+                return self.transformer(x, torch.full((len(x),), 1000 * t, device=x.device), text)
+            both = torch.cat([text, torch.zeros_like(text)])
+            timestep = torch.full((2 * len(x),), 1000 * t, device=x.device)
+            return sampler.guided(*self.transformer(torch.cat([x, x]), timestep, both).chunk(2), spec.guidance)
+
+        if not self.preset.distilled:
+            return sampler.euler(velocity, noise, spec.steps, self.preset.shift)
+        generator = torch.Generator("cpu").manual_seed(spec.seed + 1)
+
+        def fresh() -> Tensor:
+            return torch.randn(noise.shape, generator=generator).to(noise.device)
+
+        return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, fresh)
+
+    def preview_image(self, denoised: Tensor) -> Image:
+        """Middle frame of a latent [1, z, t, h, w] through the linear map to colour: uint8 [h, w, 3]."""
+        pixels = denoised[0, :, denoised.shape[2] // 2].movedim(0, -1).float()  # [h, w, z]
+        colour = pixels @ self.preview[:-1] + self.preview[-1]
+        return ((colour.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+
+
+def to_uint8(video: Tensor) -> Image:
+    """[1, 3, t, h, w] in [-1, 1] -> uint8 [t, h, w, 3] on the host."""
+    return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
+
+
+def check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise RenderCancelled
