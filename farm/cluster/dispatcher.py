@@ -12,6 +12,7 @@ from typing import Any
 
 from farm.cluster.actors import Actors
 from farm.cluster.claim import steady_clock
+from farm.cluster.forgotten import bury_forgotten
 from farm.cluster.poke import listen, send
 from farm.cluster.post import Post
 from farm.cluster.slots import Slot
@@ -69,6 +70,8 @@ class Dispatcher:
         for post in self._posts.values():
             post.look()
         leases.due(self._db)
+        if bury_forgotten(self._settings, self._db, self._log):
+            self._wake.set()
         self._claim()
         self._reap()
 

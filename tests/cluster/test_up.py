@@ -16,9 +16,10 @@ from farm.cluster import ray_node
 from farm.cluster.lock import FarmStatus
 from farm.cluster.processes import session_members, started
 from farm.cluster.supervisor import down, status, up
+from farm.db import jobs
 from farm.db.engine import open_database
 from farm.domain.errors import FolderInUse, FolderUnusable, PortInUse
-from farm.domain.states import JobState
+from farm.domain.states import JobState, Outcome
 from farm.settings import Settings, load_settings
 from tests.cluster.conftest import ROOT, Farm, until
 
@@ -150,6 +151,21 @@ def test_a_killed_child_comes_back_and_the_farm_works_on(running: Up, name: str)
     assert job.state is JobState.SUCCEEDED
     until("it is ready again", lambda: _ready(running.settings))
     assert not session_members(before)
+    farm.db.close()
+
+
+def test_when_ray_dies_the_job_in_hand_begins_anew_at_once(running: Up, tmp_path: Path):
+    farm = running.farm()
+    gate = tmp_path / "gate"
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    os.kill(_pid(running, "ray"), signal.SIGKILL)
+    until("the job is claimed again", lambda: farm.job(job).epoch == 2)
+    gate.touch()
+    assert farm.wait_final(job).state is JobState.SUCCEEDED
+    first = min(jobs.attempts(farm.db, job), key=lambda attempt: attempt.epoch)
+    assert first.outcome is Outcome.LOST
+    assert "died" in (first.cause or "")  # told, not found out by waiting for the lease to run out
     farm.db.close()
 
 
