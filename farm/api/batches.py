@@ -25,9 +25,7 @@ class BatchNotFound(FarmError):
 def create(farm: Farm, body: Body, response: Response) -> Json:
     """`name` and `rows`. Rows that the batch already has are counted as existing, not added again."""
     if unknown := set(body) - {"name", "rows"}:
-        raise InvalidRequest(
-            "a batch has a name and rows", "put other fields into the rows", sorted(unknown)[0]
-        )
+        raise InvalidRequest("a batch has a name and rows", "put other fields into the rows", sorted(unknown)[0])
     wishes = batch_jobs(body.get("name"), body.get("rows"), farm.models)
     submitted = jobs.submit(farm.db, wishes)
     created = sum(one.created for one in submitted)

@@ -94,9 +94,7 @@ def retry(farm: Farm, job_id: str) -> Json:
 
 
 @router.post("/{job_id}/rerun", status_code=201)
-def rerun(
-    farm: Farm, job_id: str, body: Body, response: Response, idempotency_key: IdempotencyKey = None
-) -> Json:
+def rerun(farm: Farm, job_id: str, body: Body, response: Response, idempotency_key: IdempotencyKey = None) -> Json:
     """A new job with the same settings; fields of the body change some, `seed` null draws a new one."""
     return submit_one(farm, again(farm, job_id, body, idempotency_key), response)
 
@@ -156,9 +154,7 @@ def job_detail(farm: Services, job_id: str) -> Json:
     job = jobs.get(farm.db, job_id)
     attempts = [attempt_json(attempt) for attempt in jobs.attempts(farm.db, job.id)]
     place = jobs.position(farm.db, job.id)
-    reason = why(
-        job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed
-    )
+    reason = why(job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed)
     return {
         **job_json(job),
         "attempts": attempts,

@@ -7,7 +7,6 @@ import sys
 from types import FrameType
 
 import uvicorn
-from model.checkpoints.digest import weights_digest
 
 from farm.api.app import create_app
 from farm.api.services import Services
@@ -17,6 +16,7 @@ from farm.domain.errors import FarmError, PortInUse
 from farm.domain.request import Models
 from farm.settings import Settings, load_settings
 from farm.storage.store import open_store
+from model.checkpoints.digest import weights_digest
 from model.wan.config import installed
 
 log = logging.getLogger("farm.api")
@@ -46,7 +46,7 @@ def build_services(settings: Settings) -> Services:
         models=Models(
             installed={preset.name: preset for preset in installed()},
             default=settings.model,
-            digest=functools.cache(weights_digest),
+            digest=weights_digest,  # remembers, and notices files that were replaced
         ),
         poke=functools.partial(poke, settings),
         dispatcher_alive=functools.partial(dispatcher_listens, settings),

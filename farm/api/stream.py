@@ -80,9 +80,7 @@ class _Pace:
 class Hub:
     """Start it with `run()` in the server's event loop; `stream()` is one reader's view."""
 
-    def __init__(
-        self, db: Database, stopping: asyncio.Event, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, db: Database, stopping: asyncio.Event, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
         self._clock = clock
         self._stopping = stopping
@@ -140,9 +138,7 @@ class Hub:
         ready = asyncio.ensure_future(subscriber.ready.wait())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            done, _ = await asyncio.wait(
-                {ready, stopping}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({ready, stopping}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
             return bool(done)
         finally:
             ready.cancel()

@@ -14,6 +14,8 @@ from typing import Any, cast
 
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.job import JobSpec, NewJob, batch_row_key, seed_from_key
+from model.demo.tokenizer import tokenize
+from model.errors import ModelError, PromptTooLong
 from model.wan.config import PRESETS, Preset
 
 MAX_SEED = 2**32 - 1
@@ -49,6 +51,20 @@ class Models:
         near = difflib.get_close_matches(name, self.installed, n=1)
         hint = f"did you mean {near[0]}? {choices}" if near else choices
         raise UnknownModel(f"there is no model called {_quote(name)}", hint, "model")
+
+    def pin(self, preset: Preset) -> str:
+        """The digest of the weights that are here now. Raises WeightsUnusable."""
+        try:
+            return self.digest(preset)
+        except ModelError as error:
+            raise WeightsUnusable(error.message, error.next, "model") from error
+
+
+class WeightsUnusable(FarmError):
+    """The model is known and listed, but its files are missing or damaged: nobody's input is wrong."""
+
+    code = "corrupt_weights"
+    status = 503
 
 
 class BadRows(InvalidRequest):
@@ -123,9 +139,7 @@ def new_job(
     idempotency_key: str | None = None,
 ) -> NewJob:
     """One accepted wish. With a key and no seed the seed comes from the key: asking twice is the same."""
-    if idempotency_key is not None and not (
-        0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()
-    ):
+    if idempotency_key is not None and not (0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()):
         raise InvalidRequest(
             "the idempotency key must have 1 to 255 printable characters", "shorten it", "idempotency_key"
         )
@@ -155,9 +169,7 @@ def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
             key = batch_row_key(body, seen.get(content, 0))
             seen[content] = seen.get(content, 0) + 1
             accepted.append(
-                _accept(
-                    body, models, seed_key=key, idempotency_key=key, batch=name.strip(), interactive=False
-                )
+                _accept(body, models, seed_key=key, idempotency_key=key, batch=name.strip(), interactive=False)
             )
         except FarmError as error:
             wrong.append((number, error))
@@ -223,9 +235,7 @@ def _accept(
             "negative_prompt",
         )
     if wish.get("input_reference") is not None:
-        raise InvalidRequest(
-            f"{preset.name} makes videos from text only", "leave the image out", "input_reference"
-        )
+        raise InvalidRequest(f"{preset.name} makes videos from text only", "leave the image out", "input_reference")
     width, height = _size(wish, preset)
     spec = JobSpec(
         kind=preset.task,
@@ -238,7 +248,7 @@ def _accept(
         steps=_steps(wish, preset),
         seed=_seed(wish, seed_key),
         guidance=_guidance(wish, preset),
-        model_digest=models.digest(preset),
+        model_digest=models.pin(preset),
     )
     priority = wish.get("priority")
     return NewJob(
@@ -269,6 +279,11 @@ def _prompt(value: object, preset: Preset) -> str:
             f"shorten it by {len(text) - preset.max_prompt_chars} characters",
             "prompt",
         )
+    if preset.text_encoder == "demo":
+        try:
+            tokenize(text, preset.transformer.text_len)
+        except PromptTooLong as error:
+            raise PromptRefused(error.message, error.next, "prompt") from error
     return text
 
 
@@ -387,9 +402,7 @@ def _project(value: object) -> str:
         return "default"
     # A lane's name is owner/project/class/model: a slash would make two lanes one.
     if not isinstance(value, str) or not 0 < len(value) <= 60 or "/" in value or not value.isprintable():
-        raise InvalidRequest(
-            "project must be a name of 1 to 60 printable characters without '/'", "", "project"
-        )
+        raise InvalidRequest("project must be a name of 1 to 60 printable characters without '/'", "", "project")
     return value
 
 
@@ -399,9 +412,7 @@ def _tags(value: object) -> dict[str, str]:
     if isinstance(value, dict):
         tags = cast("dict[object, object]", value)
         if len(tags) <= 32 and all(
-            isinstance(part, str) and part.isprintable() and len(part) <= 200
-            for kv in tags.items()
-            for part in kv
+            isinstance(part, str) and part.isprintable() and len(part) <= 200 for kv in tags.items() for part in kv
         ):
             return cast("dict[str, str]", tags)
     raise InvalidRequest("tags must be an object of at most 32 short texts", 'like {"shot": "12a"}', "tags")

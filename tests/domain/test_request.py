@@ -13,13 +13,15 @@ from farm.domain.request import (
     FIELDS,
     BadRows,
     Models,
+    WeightsUnusable,
     batch_jobs,
     frames_of,
     nearest_size,
     new_job,
     seconds_of,
 )
-from model.wan.config import PRESETS
+from model.errors import CorruptWeights
+from model.wan.config import PRESETS, Preset
 
 MODELS = Models(
     installed={name: PRESETS[name] for name in ("demo-t2v", "wan2.1-t2v-1.3b")},
@@ -47,6 +49,7 @@ def test_a_prompt_alone_takes_every_default_of_the_model() -> None:
         ({"prompt": "a\x00b"}, PromptRefused, "prompt", "UTF-8"),
         ({"prompt": "a\ud800b"}, PromptRefused, "prompt", "UTF-8"),
         ({"prompt": "a" * 201}, PromptRefused, "prompt", "by 1 characters"),
+        ({"prompt": "a " * 64}, PromptRefused, "prompt", "fewer words"),
         ({"prompt": "a", "model": "demo-t2w"}, UnknownModel, "model", "did you mean demo-t2v"),
         ({"prompt": "a", "model": "wan2.1-t2v-14b"}, UnknownModel, "model", "choose one of"),
         ({"prompt": "a", "model": ["x"]}, UnknownModel, "model", "choose one of"),
@@ -90,6 +93,16 @@ def test_a_wrong_wish_is_told_what_would_be_right(
     assert caught.value.field == field
     assert hint in caught.value.next
     assert caught.value.message
+
+
+def test_damaged_weights_are_no_fault_of_the_wish() -> None:
+    def damaged(preset: Preset) -> str:
+        raise CorruptWeights("vae.safetensors is damaged", "install it again")
+
+    models = Models(MODELS.installed, "demo-t2v", damaged)
+    with pytest.raises(WeightsUnusable) as caught:
+        new_job({"prompt": "a kite"}, models)
+    assert (caught.value.status, caught.value.next) == (503, "install it again")
 
 
 def test_seconds_become_the_nearest_frames_and_come_back_as_asked() -> None:
