@@ -1,9 +1,13 @@
 """Every refusal has the one shape, HEAD is GET without a body, and only the farm's own page may change it."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import pytest
 from starlette.testclient import TestClient
 
 from farm.api.app import create_app
+from farm.api.guard import Head
 from farm.api.services import Services
 from tests.served.machine import Machine
 
@@ -92,6 +96,22 @@ def test_head_answers_like_get_without_a_body_wherever_get_is(client: TestClient
     # The stream never ends: only its headers can be compared.
     assert client.head("/api/events").headers["content-type"].startswith("text/event-stream")
     assert client.head("/api/jobs/nope").status_code == 404
+
+
+def test_the_body_of_a_head_stays_in_the_house() -> None:
+    """Asked below the server, which would hide a body that is there."""
+    sent: list[dict] = []
+
+    async def app(scope: dict, receive: object, send: Callable[[dict], Awaitable[None]]) -> None:
+        assert scope["method"] == "GET"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"body"})
+
+    async def collect(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(Head(app, ())({"type": "http", "method": "HEAD", "path": "/"}, None, collect))  # type: ignore[arg-type]
+    assert [message.get("body") for message in sent] == [None, b""]
 
 
 def test_another_page_in_the_same_browser_cannot_change_the_farm(client: TestClient) -> None:

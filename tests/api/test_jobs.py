@@ -13,9 +13,7 @@ def submit(client: TestClient, prompt: str = "a red kite", **fields: object) -> 
     return answer.json()
 
 
-def test_a_submitted_job_says_everything_that_was_decided_for_it(
-    client: TestClient, services: Services
-) -> None:
+def test_a_submitted_job_says_everything_that_was_decided_for_it(client: TestClient, services: Services) -> None:
     job = submit(client, "一只红色的风筝", seed=7)
     assert (job["prompt"], job["seed"], job["state"], job["size"]) == ("一只红色的风筝", 7, "queued", "96x96")
     assert (job["frames"], job["fps"], job["steps"], job["guidance"]) == (17, 12, 16, 3.0)
@@ -35,9 +33,7 @@ def test_the_list_is_filtered_and_paged_without_losing_or_repeating_a_job(client
     submit(client, "a boat", hold=True)
     seen, after = [], None
     while True:
-        page = client.get(
-            "/api/jobs", params={"search": "KITE", "limit": 2, **({"after": after} if after else {})}
-        )
+        page = client.get("/api/jobs", params={"search": "KITE", "limit": 2, **({"after": after} if after else {})})
         seen += [job["id"] for job in page.json()["data"]]
         after = page.json()["next"]
         if after is None:
@@ -101,9 +97,7 @@ def test_hold_release_cancel_and_retry_move_the_job_and_wake_the_dispatcher(
     assert services.poke.count == 5  # type: ignore[attr-defined]
 
 
-def test_a_running_job_is_asked_to_stop_and_stops_at_its_next_step(
-    client: TestClient, machine: Machine
-) -> None:
+def test_a_running_job_is_asked_to_stop_and_stops_at_its_next_step(client: TestClient, machine: Machine) -> None:
     job = submit(client)
     machine.take()
     asked = client.post(f"/api/jobs/{job['id']}/cancel").json()
@@ -140,9 +134,7 @@ def test_an_idempotency_key_makes_one_job_however_often_it_is_sent(client: TestC
 
 
 @pytest.mark.parametrize("verb", ["release", "retry"])
-def test_a_transition_that_does_not_exist_is_refused_with_what_is_possible(
-    client: TestClient, verb: str
-) -> None:
+def test_a_transition_that_does_not_exist_is_refused_with_what_is_possible(client: TestClient, verb: str) -> None:
     job = submit(client)
     answer = client.post(f"/api/jobs/{job['id']}/{verb}")
     assert answer.status_code == 409

@@ -30,9 +30,7 @@ class Said:
 class Reader:
     """One open stream. `until` reads on until an event is found."""
 
-    def __init__(
-        self, farm: Served, path: str = "/api/events", headers: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, farm: Served, path: str = "/api/events", headers: dict[str, str] | None = None) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", farm.port, timeout=20)
         self.connection.request("GET", path, headers=headers or {})
         self.response = self.connection.getresponse()

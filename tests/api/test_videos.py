@@ -71,9 +71,7 @@ def test_the_list_is_paged_by_the_last_id_in_both_orders(client: TestClient) -> 
     assert client.get("/v1/videos").json()["first_id"] == made[2]
 
 
-def test_delete_takes_a_finished_video_out_of_every_list(
-    client: TestClient, made: tuple[str, Artifact]
-) -> None:
+def test_delete_takes_a_finished_video_out_of_every_list(client: TestClient, made: tuple[str, Artifact]) -> None:
     video, _ = made
     gone = client.delete(f"/v1/videos/{video}").json()
     assert gone == {"id": video, "object": "video.deleted", "deleted": True}

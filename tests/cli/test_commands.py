@@ -129,9 +129,7 @@ def test_a_batch_twice_adds_nothing_and_says_so(farm: Command, tmp_path: Path) -
     assert farm("batch", "status", "night", "--json").json["counts"]["queued"] == 3
 
 
-def test_a_bad_line_of_a_batch_is_named_by_its_line_and_nothing_is_added(
-    farm: Command, tmp_path: Path
-) -> None:
+def test_a_bad_line_of_a_batch_is_named_by_its_line_and_nothing_is_added(farm: Command, tmp_path: Path) -> None:
     (tmp_path / "night.txt").write_text("a kite\n\n" + "x" * 300 + "\n", encoding="utf-8")
     done = farm("batch", "submit", "night.txt")
     assert done.code == 2

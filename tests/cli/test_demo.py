@@ -64,9 +64,7 @@ def test_the_screen_redraws_in_place_and_shows_the_preview(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(demo_screen, "colour", lambda _: True)
-    monkeypatch.setattr(
-        demo_screen.shutil, "get_terminal_size", lambda: __import__("os").terminal_size((80, 24))
-    )
+    monkeypatch.setattr(demo_screen.shutil, "get_terminal_size", lambda: __import__("os").terminal_size((80, 24)))
     client = Client(served.url)
     screen = demo_screen.Screen(client)
     farm("submit", "一只红色的风筝" * 9)

@@ -72,7 +72,8 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
     _, err = waiting.communicate(timeout=30)
     assert waiting.returncode == 130
     assert f"farm watch {claim.job}" in err.decode()
-    assert jobs.get(served.services.db, claim.job).state is JobState.RUNNING
+    left = jobs.get(served.services.db, claim.job)
+    assert (left.state, left.cancel_requested_at) == (JobState.RUNNING, None)
 
 
 def test_watch_survives_a_restart_of_the_server(
