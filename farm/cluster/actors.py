@@ -54,9 +54,7 @@ class Actors:
             }},
         ).remote(self._settings, slot)  # fmt: skip
 
-    def watch(
-        self, actor: Any, seen: int, seconds: float, wake: Callable[[], None]
-    ) -> "Future[WorkerStatus]":
+    def watch(self, actor: Any, seen: int, seconds: float, wake: Callable[[], None]) -> "Future[WorkerStatus]":
         return _future(actor.wait_change.remote(seen, seconds), wake)
 
     def offer(self, actor: Any, assignment: Assignment, wake: Callable[[], None]) -> "Future[int]":

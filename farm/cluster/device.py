@@ -1,5 +1,7 @@
 """The device under a worker: threads, memory, whose fault an exception is. Never imports torch itself."""
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -26,6 +28,12 @@ def resident_memory() -> int:
     except OSError:  # not Linux: the highest so far is the nearest there is
         return _highest_resident()
     return pages * resource.getpagesize()
+
+
+def return_free_memory() -> None:
+    """To the system. glibc keeps what a render has freed, by chance more or less of it: it looks like a leak."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory() -> None:

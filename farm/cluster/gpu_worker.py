@@ -132,6 +132,7 @@ class GpuWorker:
                 claim = self._claim
             assert claim is not None
             suspect = self._render(renderer, claim)
+            device.return_free_memory()
             with self._changed:
                 self._leaving = self._leaving or suspect  # ready for nothing in the moment before the end
                 self._claim = None

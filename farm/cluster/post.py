@@ -134,9 +134,7 @@ class Post:
         self._log.warning("worker_died", worker=self.worker_id, job=job, epoch=epoch, cause=cause)
         self._deaths.append(_Death(self.worker_id, job, epoch, f"the worker's process{pid} died"))
         settled = steady_clock() - self._born_at > _SETTLED or (status is not None and status.jobs_done > 0)
-        self._backoff = (
-            _FIRST_BACKOFF if settled else min(_LONGEST_BACKOFF, 2 * self._backoff or _FIRST_BACKOFF)
-        )
+        self._backoff = _FIRST_BACKOFF if settled else min(_LONGEST_BACKOFF, 2 * self._backoff or _FIRST_BACKOFF)
         self._employ_at = steady_clock() + self._backoff
         self._actor = self._watch = self._status = self._given = self._offer = None
 

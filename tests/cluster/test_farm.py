@@ -178,9 +178,7 @@ def test_sigterm_gives_the_job_back_without_blame(farm: Farm, gate: Path):
 
 
 def _ended(farm: Farm, job: str, epoch: int) -> bool:
-    return any(
-        e["event"] == "job_ended" and (e["job"], e["epoch"]) == (job, epoch) for e in farm.events("worker")
-    )
+    return any(e["event"] == "job_ended" and (e["job"], e["epoch"]) == (job, epoch) for e in farm.events("worker"))
 
 
 def _outlive_a_lease(farm: Farm) -> None:

@@ -27,9 +27,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path, monke
     assert settings.database_url == f"sqlite:///{tmp_path}/farm.db"
 
 
-def test_a_child_reads_the_same_settings_from_its_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_child_reads_the_same_settings_from_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     settings = load_settings(home=tmp_path, port=1003, lease_ttl=9.0, renew_every=2, workers=0)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)

@@ -128,9 +128,7 @@ def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_listens_beyond_loopback(running: Up):
-    inodes = {
-        link for c in running.status().children for pid in session_members(c.pid) for link in _sockets(pid)
-    }
+    inodes = {link for c in running.status().children for pid in session_members(c.pid) for link in _sockets(pid)}
     listening = [
         fields[1].rpartition(":")[0]
         for table in ("tcp", "tcp6")
