@@ -15,7 +15,7 @@ from farm.db import jobs, lanes, workers
 from farm.db.engine import Database
 from farm.domain.errors import InvalidRequest, NotReady
 from farm.domain.job import Artifact, Assignment, Job, NewJob
-from farm.domain.request import check_priority, new_job
+from farm.domain.request import check_priority, hint, new_job
 from farm.domain.states import JobState
 from farm.scheduling.why import why
 
@@ -146,7 +146,7 @@ def submit_one(farm: Services, wish: NewJob, response: Response) -> Json:
         farm.poke()
     else:
         response.status_code = 200
-    return job_json(submitted.job)
+    return {**job_json(submitted.job), "hint": hint(submitted.job.spec)}
 
 
 def job_detail(farm: Services, job_id: str) -> Json:
@@ -157,6 +157,7 @@ def job_detail(farm: Services, job_id: str) -> Json:
     reason = why(job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed)
     return {
         **job_json(job),
+        "hint": hint(job.spec),
         "attempts": attempts,
         "timings": attempts[-1]["timings"] if attempts else {},
         "position": place,

@@ -13,9 +13,7 @@ def farm_url() -> str:
 def colour(stream: object) -> bool:
     """Whether `stream` is a terminal that wants colour (https://no-color.org)."""
     isatty = getattr(stream, "isatty", None)
-    return bool(
-        isatty and isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
-    )
+    return bool(isatty and isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb")
 
 
 def speak_utf8() -> None:

@@ -190,9 +190,7 @@ def _check(jobs: list[Json]) -> None:
     attempts = jobs[VICTIM]["attempts"]
     outcomes = [attempt["outcome"] for attempt in attempts]
     if len(attempts) < 2 or outcomes[0] != "lost" or outcomes[-1] != "succeeded":
-        raise DemoFailed(
-            f"the killed job should have been lost and then succeeded, but: {', '.join(outcomes)}"
-        )
+        raise DemoFailed(f"the killed job should have been lost and then succeeded, but: {', '.join(outcomes)}")
 
 
 def _collect(client: Client, jobs: list[Json], out: Path) -> tuple[list[Path], Path]:

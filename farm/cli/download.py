@@ -14,9 +14,7 @@ from farm.domain.errors import DiskFull, FolderUnusable
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
-@click.option(
-    "-o", "--output", "target", type=click.Path(path_type=Path), help="File or folder; default: here."
-)
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="File or folder; default: here.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def download(job_id: str, target: Path | None, as_json: bool) -> None:
     """Save the video of JOB; prints the path."""
@@ -44,9 +42,7 @@ def save(client: Client, job: Json, target: Path) -> Path:
         os.chmod(scratch, 0o644)
         os.replace(scratch, path)
     except OSError as error:
-        raise DiskFull(
-            f"{path} cannot be written: {error.strerror}", "free some space, or choose -o"
-        ) from None
+        raise DiskFull(f"{path} cannot be written: {error.strerror}", "free some space, or choose -o") from None
     finally:
         Path(scratch).unlink(missing_ok=True)
     return path

@@ -10,9 +10,7 @@ from farm.cli import output
 from farm.cli.client import Client, Json
 from farm.domain.errors import Exit, FarmError
 
-HOME = click.option(
-    "--home", type=click.Path(path_type=Path), help="Folder of the farm; default: ~/.turbofarm."
-)
+HOME = click.option("--home", type=click.Path(path_type=Path), help="Folder of the farm; default: ~/.turbofarm.")
 
 
 class NotInstalled(FarmError):
@@ -54,9 +52,7 @@ def migrate(home: Path | None, as_json: bool) -> None:
     from farm.db import engine
 
     revision = engine.migrate(settings.database_url)
-    output.record({"database": settings.database_url, "revision": revision}) if as_json else output.data(
-        revision
-    )
+    output.record({"database": settings.database_url, "revision": revision}) if as_json else output.data(revision)
 
 
 @click.command()

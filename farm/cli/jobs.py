@@ -12,16 +12,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
 
 @click.command("list")
-@click.option(
-    "--state", multiple=True, help="queued, running, held, succeeded, failed, cancelled; repeatable."
-)
+@click.option("--state", multiple=True, help="queued, running, held, succeeded, failed, cancelled; repeatable.")
 @click.option("--search", help="Words of the prompt.")
 @click.option("--batch", help="Jobs of one batch.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @JSON
-def list_jobs(
-    state: tuple[str, ...], search: str | None, batch: str | None, limit: int, as_json: bool
-) -> None:
+def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch)
     if as_json:

@@ -89,9 +89,7 @@ def age(time: str | None) -> str:
     """12s, 4m, 3h or 2d ago."""
     if time is None:
         return "-"
-    seconds = max(
-        (datetime.now(UTC) - datetime.fromisoformat(time.replace("Z", "+00:00"))).total_seconds(), 0
-    )
+    seconds = max((datetime.now(UTC) - datetime.fromisoformat(time.replace("Z", "+00:00"))).total_seconds(), 0)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"

@@ -26,9 +26,7 @@ from farm.domain.errors import Exit, InvalidRequest
 @click.option("--hold", is_flag=True, help="Do not start until `farm release`.")
 @click.option("--idempotency-key", help="The same key never makes a second job.")
 @click.option("--wait", is_flag=True, help="Follow it to its end; the exit code tells how it ended.")
-@click.option(
-    "-o", "--output", "target", type=click.Path(path_type=Path), help="Save the video here (waits)."
-)
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Save the video here (waits).")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def submit(
     prompt: str | None,
@@ -58,6 +56,8 @@ def submit(
         if not (wait or target):
             output.record(job) if as_json else output.data(job["id"])
         if not as_json:
+            if number == 0 and job.get("hint"):
+                output.note(job["hint"])
             output.note(f"seed {job['seed']}" + (", held: farm release " + job["id"] if hold else ""))
     if wait or target:
         from farm.cli.watch import end_of, follow

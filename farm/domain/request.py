@@ -190,6 +190,21 @@ def check_priority(value: object) -> int:
     return int(number)
 
 
+def hint(spec: JobSpec) -> str | None:
+    """What the person should know about an accepted prompt: words that the demo model has never seen."""
+    preset = PRESETS.get(spec.model)
+    if preset is None or preset.text_encoder != "demo":
+        return None
+    try:
+        unknown = tokenize(spec.prompt, preset.transformer.text_len).unknown
+    except PromptTooLong:  # accepted by an older version of the model
+        return None
+    if not unknown:
+        return None
+    words = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
+    return f"{spec.model} does not know: {words}. It draws coloured shapes that move, on plain backgrounds."
+
+
 def frames_of(seconds: float, preset: Preset) -> int:
     """The 4k + 1 frames nearest to a duration: 5 s at 16 fps are 81 frames."""
     return 4 * round(seconds * preset.fps / 4) + 1

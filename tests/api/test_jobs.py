@@ -21,6 +21,13 @@ def test_a_submitted_job_says_everything_that_was_decided_for_it(client: TestCli
     assert services.poke.count == 1  # type: ignore[attr-defined]
 
 
+def test_words_that_the_demo_model_has_never_seen_are_named(client: TestClient) -> None:
+    job = submit(client, "a red dragon circle")
+    assert "does not know: dragon." in job["hint"]
+    assert client.get(f"/api/jobs/{job['id']}").json()["hint"] == job["hint"]
+    assert submit(client, "一个大的红色圆形向右移动")["hint"] is None
+
+
 def test_a_form_makes_the_same_job_as_json(client: TestClient) -> None:
     answer = client.post("/api/jobs", data={"prompt": "a kite", "seed": "7", "hold": "true", "steps": ""})
     assert answer.status_code == 201

@@ -72,9 +72,7 @@ def test_a_job_is_seen_from_prompt_to_playing_video_without_a_reload(
     assert page.evaluate("window.never_reloaded") is True
 
 
-def test_posters_play_on_focus_and_stop_when_it_leaves(
-    visit: Visit, served: Served, machine: Machine
-) -> None:
+def test_posters_play_on_focus_and_stop_when_it_leaves(visit: Visit, served: Served, machine: Machine) -> None:
     for prompt in ("first", "second"):
         render(served, machine, prompt)
     page = visit.open()
@@ -165,6 +163,7 @@ def test_a_wrong_setting_is_explained_at_its_field(visit: Visit, served: Served)
     page.fill("[name=frames]", "17")
     page.click("#render")
     expect(page.locator(".row")).to_have_count(1)
+    expect(page.locator("#hint")).to_contain_text("does not know: kite")
 
 
 def test_cancel_asks_first_and_then_cancels(visit: Visit, served: Served) -> None:

@@ -10,10 +10,10 @@ from tests.served.machine import Machine
 
 
 def test_submit_prints_only_the_id_and_the_job_is_durable(farm: Command, served: Served) -> None:
-    done = farm("submit", "一只红色的风筝", "--seed", "7", "--steps", "5")
+    done = farm("submit", "一个大的红色圆形", "--seed", "7", "--steps", "5")
     assert (done.code, done.err) == (0, "seed 7\n")
     job = farm("show", done.out.strip(), "--json").json
-    assert (job["prompt"], job["seed"], job["steps"], job["state"]) == ("一只红色的风筝", 7, 5, "queued")
+    assert (job["prompt"], job["seed"], job["steps"], job["state"]) == ("一个大的红色圆形", 7, 5, "queued")
 
 
 def test_a_prompt_comes_from_an_argument_a_file_or_stdin(farm: Command, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_screen_redraws_in_place_and_shows_the_preview(
     monkeypatch.setattr(demo_screen.shutil, "get_terminal_size", lambda: __import__("os").terminal_size((80, 24)))
     client = Client(served.url)
     screen = demo_screen.Screen(client)
-    farm("submit", "一只红色的风筝" * 9)
+    farm("submit", "一只红色的风筝" * 5)
     screen.draw(list(client.jobs()))
     machine.take()
     machine.step(5)

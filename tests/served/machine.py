@@ -95,9 +95,7 @@ class Machine:
     def die(self) -> JobState | None:
         """As a SIGKILL in mid-job is seen: the death notice puts the job back."""
         assert self.job is not None
-        state = leases.lost(
-            self.db, self.job.job, self.job.epoch, "the worker's process was killed (SIGKILL)"
-        )
+        state = leases.lost(self.db, self.job.job, self.job.epoch, "the worker's process was killed (SIGKILL)")
         workers.gone(self.db, self.name)
         self.job = None
         return state

@@ -202,7 +202,7 @@ function composer() {
     $("#summary").textContent =
       `${model.id}, ${now.size ?? model.size}, ${now.frames ?? model.frames} frames, ${now.steps ?? model.steps} steps${seed}${now.hold ? ", on hold" : ""}`;
   };
-  form.addEventListener("input", () => (summarise(), (trouble.hidden = true)));
+  form.addEventListener("input", () => (summarise(), (trouble.hidden = true), ($("#hint").hidden = true)));
   summarise();
   const propose = (idea) => {
     prompt.value = idea;
@@ -221,8 +221,11 @@ function composer() {
     event.preventDefault();
     $("#render").disabled = true;
     try {
-      place(await post("/api/jobs", settings()));
+      const job = await post("/api/jobs", settings());
+      place(job);
       trouble.hidden = true;
+      $("#hint").textContent = job.hint ?? "";
+      $("#hint").hidden = !job.hint;
       prompt.select();
     } catch (error) {
       trouble.textContent = said(error);

@@ -15,6 +15,7 @@ export function fit(root) {
     const tallest = screen.classList.contains("big") ? Math.max(innerHeight - 160, 2 * h) : Infinity;
     const room = Math.min(screen.clientWidth / w, tallest / h);
     const times = Math.max(Math.floor(room * dots + 0.01), 1) / dots;
+    screen.closest("figure")?.style.setProperty("--picture", `${w * times}px`); // the bar below is as wide
     for (const picture of screen.querySelectorAll("video, img")) {
       picture.style.width = `${w * times}px`;
       picture.style.height = `${h * times}px`;
