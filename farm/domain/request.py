@@ -9,10 +9,11 @@ import math
 import secrets
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
+from farm.domain.fields import Fields, number_of, quote, refuse_unwritable
 from farm.domain.job import JobSpec, NewJob, batch_row_key, seed_from_key
 from model.demo.tokenizer import tokenize
 from model.errors import ModelError, PromptTooLong
@@ -23,11 +24,6 @@ MIN_FRAMES = 5  # one latent frame is a still
 MAX_GUIDANCE = 20.0
 MAX_PRIORITY = 100
 GRID = 16  # 8x of the VAE times the 2x2 patch
-
-FIELDS = (
-    "prompt", "model", "size", "seconds", "frames", "steps", "seed", "guidance", "negative_prompt",
-    "priority", "hold", "project", "tags", "input_reference",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Models:
             raise UnknownModel(f"the weights of {name} are not on this farm", choices, "model")
         near = difflib.get_close_matches(name, self.installed, n=1)
         hint = f"did you mean {near[0]}? {choices}" if near else choices
-        raise UnknownModel(f"there is no model called {_quote(name)}", hint, "model")
+        raise UnknownModel(f"there is no model called {quote(name)}", hint, "model")
 
     def pin(self, preset: Preset) -> str:
         """The digest of the weights that are here now. Raises WeightsUnusable."""
@@ -80,56 +76,6 @@ class BadRows(InvalidRequest):
             "rows",
         )
         self.rows = tuple(rows)
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """The mapping a person sent, read field by field."""
-
-    body: Mapping[str, Any]
-    known: Sequence[str] = field(default=FIELDS)
-
-    def __post_init__(self) -> None:
-        for name in self.body:
-            if name not in self.known:
-                near = difflib.get_close_matches(str(name), self.known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(self.known)}"
-                raise InvalidRequest(f"there is no field called {_quote(str(name))}", hint, str(name)[:80])
-
-    def get(self, name: str) -> Any:
-        value = self.body.get(name)
-        return None if isinstance(value, str) and not value.strip() and name != "prompt" else value
-
-    def integer(self, name: str) -> int | None:
-        value = self.get(name)
-        if value is None:
-            return None
-        number = _number(value)
-        if number is None or not number.is_integer():
-            raise InvalidRequest(f"{name} must be a whole number, not {_quote(value)}", "", name)
-        # Above 2^53 a float has lost digits: read the integer itself.
-        return value if isinstance(value, int) else int(number)
-
-    def number(self, name: str) -> float | None:
-        value = self.get(name)
-        if value is None:
-            return None
-        number = _number(value)
-        if number is None:
-            raise InvalidRequest(f"{name} must be a number, not {_quote(value)}", "", name)
-        return number
-
-    def flag(self, name: str) -> bool:
-        value = self.get(name)
-        if value is None:
-            return False
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in {"true", "1", "on", "yes"}:
-            return True
-        if isinstance(value, str) and value.lower() in {"false", "0", "off", "no"}:
-            return False
-        raise InvalidRequest(f"{name} must be true or false, not {_quote(value)}", "", name)
 
 
 def new_job(
@@ -164,7 +110,7 @@ def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
                 body = cast("dict[str, Any]", row)
             else:
                 raise InvalidRequest("a row is a prompt or an object of fields", "", "rows")
-            _refuse_unwritable(body)
+            refuse_unwritable(body)
             content = batch_row_key(body, 0)
             key = batch_row_key(body, seen.get(content, 0))
             seen[content] = seen.get(content, 0) + 1
@@ -180,7 +126,7 @@ def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
 
 def check_priority(value: object) -> int:
     """A priority as PATCH takes it."""
-    number = _number(value)
+    number = number_of(value)
     if number is None or not number.is_integer() or abs(number) > MAX_PRIORITY:
         raise InvalidRequest(
             f"priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}",
@@ -240,7 +186,7 @@ def _accept(
     batch: str | None = None,
     interactive: bool = True,
 ) -> NewJob:
-    wish = _Wish(body)
+    wish = Fields(body)
     preset = models.choose(wish.get("model"))
     if wish.get("negative_prompt") is not None:
         raise InvalidRequest(
@@ -283,9 +229,9 @@ def _prompt(value: object, preset: Preset) -> str:
     if value is None:
         raise PromptRefused("a prompt is needed", example, "prompt")
     if not isinstance(value, str):
-        raise PromptRefused(f"the prompt must be text, not {_quote(value)}", example, "prompt")
+        raise PromptRefused(f"the prompt must be text, not {quote(value)}", example, "prompt")
     text = value.strip()
-    _refuse_unwritable({"prompt": text})
+    refuse_unwritable({"prompt": text})
     if not any(unicodedata.category(c)[0] in "LNPS" for c in text):
         raise PromptRefused("the prompt is empty", example, "prompt")
     if len(text) > preset.max_prompt_chars:
@@ -302,15 +248,15 @@ def _prompt(value: object, preset: Preset) -> str:
     return text
 
 
-def _size(wish: _Wish, preset: Preset) -> tuple[int, int]:
+def _size(wish: Fields, preset: Preset) -> tuple[int, int]:
     value = wish.get("size")
     if value is None:
         return preset.size
     default = f"{preset.size[0]}x{preset.size[1]}"
     sides = value.lower().replace("×", "x").replace("*", "x").split("x") if isinstance(value, str) else []
-    numbers = [_number(side) for side in sides]
+    numbers = [number_of(side) for side in sides]
     if len(numbers) != 2 or any(n is None or n <= 0 or not n.is_integer() for n in numbers):
-        raise InvalidRequest(f"size must look like {default}, not {_quote(value)}", f"use {default}", "size")
+        raise InvalidRequest(f"size must look like {default}, not {quote(value)}", f"use {default}", "size")
     width, height = (min(int(cast(float, n)), 10**9) for n in numbers)
     allowed = (
         width % GRID == 0
@@ -334,7 +280,7 @@ def _size(wish: _Wish, preset: Preset) -> tuple[int, int]:
     raise InvalidRequest(f"size {value} does not fit: {why}", f"the nearest that does is {near}", "size")
 
 
-def _frames(wish: _Wish, preset: Preset) -> int:
+def _frames(wish: Fields, preset: Preset) -> int:
     frames, seconds = wish.integer("frames"), wish.number("seconds")
     if frames is not None and seconds is not None:
         raise InvalidRequest("give frames or seconds, not both", "leave one of them out", "frames")
@@ -367,7 +313,7 @@ def _frames(wish: _Wish, preset: Preset) -> int:
     )
 
 
-def _steps(wish: _Wish, preset: Preset) -> int:
+def _steps(wish: Fields, preset: Preset) -> int:
     steps = wish.integer("steps")
     if steps is None:
         return preset.steps
@@ -381,7 +327,7 @@ def _steps(wish: _Wish, preset: Preset) -> int:
     return steps
 
 
-def _seed(wish: _Wish, key: str | None) -> int:
+def _seed(wish: Fields, key: str | None) -> int:
     seed = wish.integer("seed")
     if seed is None:
         return secrets.randbits(32) if key is None else seed_from_key(key)
@@ -394,7 +340,7 @@ def _seed(wish: _Wish, key: str | None) -> int:
     return seed
 
 
-def _guidance(wish: _Wish, preset: Preset) -> float:
+def _guidance(wish: Fields, preset: Preset) -> float:
     guidance = wish.number("guidance")
     if guidance is None:
         return preset.guidance
@@ -431,34 +377,3 @@ def _tags(value: object) -> dict[str, str]:
         ):
             return cast("dict[str, str]", tags)
     raise InvalidRequest("tags must be an object of at most 32 short texts", 'like {"shot": "12a"}', "tags")
-
-
-def _refuse_unwritable(body: Mapping[str, Any]) -> None:
-    """JSON can spell half characters and NUL; no database or file name can hold them."""
-    prompt = body.get("prompt")
-    if isinstance(prompt, str) and any(
-        unicodedata.category(c) in {"Cs", "Cc"} and c not in "\n\r\t" for c in prompt
-    ):
-        raise PromptRefused(
-            "the prompt contains control characters or broken Unicode", "save it as UTF-8 text", "prompt"
-        )
-    for name, value in body.items():
-        if name != "prompt" and any("\ud800" <= c <= "\udfff" for c in f"{name}{value}"):
-            raise InvalidRequest(f"{_quote(name)} contains broken Unicode", "send UTF-8 text", _quote(name))
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value) if len(str(value)) < 400 else math.inf
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _quote(value: object) -> str:
-    """The value as people wrote it, short and printable."""
-    text = repr(value) if not isinstance(value, str) else value
-    text = text.encode("utf-8", "replace").decode()
-    return f"'{text[:60]}…'" if len(text) > 60 else f"'{text}'"

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from farm.domain.request import FIELDS
+from farm.domain.fields import FIELDS
 from tests.served.machine import Machine
 
 WORDS = st.sampled_from(

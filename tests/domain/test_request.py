@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
+from farm.domain.fields import FIELDS
 from farm.domain.job import batch_row_key, seed_from_key
 from farm.domain.request import (
-    FIELDS,
     BadRows,
     Models,
     WeightsUnusable,

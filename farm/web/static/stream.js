@@ -40,9 +40,15 @@ function open(cursor) {
 function take(kind, event) {
   const data = JSON.parse(event.data);
   const outbox = kind === "job" || kind === "worker" || kind === "batch" || kind === "reset";
+  if (kind === "reset") {
+    // What was told before belongs to another time; whoever comes now draws afresh.
+    recent.length = 0;
+    latest.clear();
+    forgotten = Number(event.lastEventId);
+  }
   const message = { kind, data, cursor: outbox ? Number(event.lastEventId) : null };
   if (outbox) {
-    recent.push(message);
+    if (kind !== "reset") recent.push(message);
     if (recent.length > KEPT) forgotten = recent.shift().cursor;
     if (kind === "job" && data.state !== "running") {
       latest.delete(`progress ${data.id}`);
