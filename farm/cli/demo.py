@@ -33,14 +33,15 @@ PROMPTS = (
     "一个大的绿色方块在黑色背景上向左移动",
 )
 HELD_PROMPT = "a small yellow triangle spinning on a grey background"
-VICTIM = 1  # the job whose worker is killed
 SEEDS = (7, 11, 23)
+STEPS = 25  # as many as the model takes: a worker shall be met in the middle of them
+SPARED = 1  # jobs that are left in peace before a worker is killed
 OUT = Path("demo-out")
 
 START_PATIENCE = 150.0  # seconds until the farm answers: the first start of Ray on a cold disk is slow
 RENDER_PATIENCE = 300.0  # seconds for all three jobs together
 FINAL = {"succeeded", "failed", "cancelled"}
-LOOK = 0.15  # seconds between two looks at the jobs
+LOOK = 0.05  # seconds between two looks at the jobs: denoising may take less than a second
 
 
 class DemoFailed(FarmError):
@@ -59,11 +60,11 @@ def demo(out: Path) -> None:
         output.data(f"The page of this farm, while the demo runs: {client.url}\n")
         held = client.post("/api/jobs", {"prompt": HELD_PROMPT, "hold": True})
         jobs = [
-            client.post("/api/jobs", {"prompt": prompt, "seed": seed})
+            client.post("/api/jobs", {"prompt": prompt, "seed": seed, "steps": STEPS})
             for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
         ]
-        done = _watch(client, [job["id"] for job in jobs])
-        _check(done)
+        done, killed = _watch(client, [job["id"] for job in jobs])
+        _check(done, killed)
         videos, sheet = _collect(client, done, out)
         _report(client, done, videos, sheet, held)
     output.data("Everything the demo started is stopped. Next:\n")
@@ -134,8 +135,11 @@ def _stop(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
-def _watch(client: Client, ids: list[str]) -> list[Json]:
-    """Draws the jobs until all are final; kills the victim's worker in mid-denoise on the way."""
+def _watch(client: Client, ids: list[str]) -> tuple[list[Json], int]:
+    """Draws the jobs until all are final, and kills one worker in mid-denoise on the way.
+
+    Returns the jobs, and the place of the one whose worker was killed.
+    """
     screen = Screen(client)
     killed: int | None = None
     end = time.monotonic() + RENDER_PATIENCE
@@ -143,13 +147,14 @@ def _watch(client: Client, ids: list[str]) -> list[Json]:
         by_id = {job["id"]: job for job in client.get("/api/jobs", limit=50)["data"]}
         jobs = [by_id[job_id] for job_id in ids]
         screen.draw(jobs)
-        if killed is None and _in_mid_denoise(jobs[VICTIM]):
-            killed = _kill_worker_of(client, jobs[VICTIM], screen)
+        for place, job in enumerate(jobs):
+            if killed is None and place >= SPARED and _in_mid_denoise(job):
+                killed = place if _kill_worker_of(client, place, job, screen) else None
         if all(job["state"] in FINAL for job in jobs):
             screen.close()
             if killed is None:
-                raise DemoFailed("no worker was killed: the job was done before it was seen in mid-denoise")
-            return [client.job(job_id) for job_id in ids]
+                raise DemoFailed("no worker was killed: no job was met in mid-denoise", "run it again")
+            return [client.job(job_id) for job_id in ids], killed
         if time.monotonic() > end:
             screen.close()
             stuck = next(job for job in jobs if job["state"] not in FINAL)
@@ -164,33 +169,32 @@ def _in_mid_denoise(job: Json) -> bool:
     return job["state"] == "running" and at is not None and at["stage"] == "denoise" and 0 < at["k"] < at["n"]
 
 
-def _kill_worker_of(client: Client, job: Json, screen: Screen) -> int | None:
-    """SIGKILL to the process that renders `job` now; its pid, or None if it is not rendering it any more."""
+def _kill_worker_of(client: Client, place: int, job: Json, screen: Screen) -> bool:
+    """SIGKILL to the process that renders `job`; False if nobody does any more."""
     workers: list[Json] = client.get("/api/workers")["data"]
     worker = next((w for w in workers if w["job"] == job["id"]), None)
     if worker is None:
-        return None
+        return False
     try:
         os.kill(worker["pid"], signal.SIGKILL)
     except ProcessLookupError:
-        return None
+        return False
     at = job["progress"]
     screen.say(
-        f"Killed the worker (pid {worker['pid']}) with SIGKILL at step {at['k']} of {at['n']} "
-        f"of job {VICTIM + 1}. The farm starts another, which takes the job again."
+        f"Killed the worker (pid {worker['pid']}) with SIGKILL; job {place + 1} was last seen at denoise step "
+        f"{at['k']} of {at['n']}. The farm starts another worker, which takes the job again."
     )
-    return worker["pid"]
+    return True
 
 
-def _check(jobs: list[Json]) -> None:
+def _check(jobs: list[Json], killed: int) -> None:
     for number, job in enumerate(jobs, start=1):
         if job["state"] != "succeeded":
             error = job["error"] or {"message": f"it ended as {job['state']}", "next": ""}
             raise DemoFailed(f"job {number} has no video: {error['message']}", error["next"])
-    attempts = jobs[VICTIM]["attempts"]
-    outcomes = [attempt["outcome"] for attempt in attempts]
-    if len(attempts) < 2 or outcomes[0] != "lost" or outcomes[-1] != "succeeded":
-        raise DemoFailed(f"the killed job should have been lost and then succeeded, but: {', '.join(outcomes)}")
+    outcomes = [attempt["outcome"] for attempt in jobs[killed]["attempts"]]
+    if len(outcomes) < 2 or outcomes[0] != "lost" or outcomes[-1] != "succeeded":
+        raise DemoFailed(f"job {killed + 1} should have been lost and then succeeded, but: {', '.join(outcomes)}")
 
 
 def _collect(client: Client, jobs: list[Json], out: Path) -> tuple[list[Path], Path]:

@@ -47,10 +47,12 @@ class Screen:
 
     def _print_changes(self, jobs: list[Json]) -> None:
         for number, job in enumerate(jobs, start=1):
-            said = _words(job)
-            if self._said.get(job["id"]) != said:
-                self._said[job["id"]] = said
-                output.data(f"job {number}  {said}")
+            at: Json = job["progress"] or {}
+            # A line for every quarter of the steps, not for each.
+            key = f"{job['state']} {job['epoch']} {at.get('stage')} {4 * at.get('k', 0) // (at.get('n') or 1)}"
+            if self._said.get(job["id"]) != key:
+                self._said[job["id"]] = key
+                output.data(f"job {number}  {_words(job)}")
 
     def _gallery(self, jobs: list[Json]) -> list[str]:
         """All pictures side by side, as lines of coloured half blocks."""

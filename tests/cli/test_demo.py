@@ -25,10 +25,10 @@ def job(*outcomes: str, state: str = "succeeded") -> dict:
 
 def test_the_demo_fails_unless_the_killed_job_was_lost_and_then_succeeded() -> None:
     good = [job("succeeded"), job("lost", "succeeded"), job("succeeded")]
-    demo._check(good)
+    demo._check(good, 1)
     for second in (job("succeeded"), job("device_fault", "succeeded"), job("lost", "lost", state="failed")):
         with pytest.raises(demo.DemoFailed):
-            demo._check([good[0], second, good[2]])
+            demo._check([good[0], second, good[2]], 1)
 
 
 def test_only_a_job_in_mid_denoise_is_killed() -> None:
@@ -43,7 +43,7 @@ def test_only_a_job_in_mid_denoise_is_killed() -> None:
 def test_the_demos_prompts_are_accepted() -> None:
     models = Models({"demo-t2v": PRESETS["demo-t2v"]}, "demo-t2v", lambda _: "")
     for prompt in (*demo.PROMPTS, demo.HELD_PROMPT):
-        new_job({"prompt": prompt}, models)
+        new_job({"prompt": prompt, "steps": demo.STEPS}, models)
 
 
 def test_half_blocks_carry_two_rows_of_pixels_in_true_colour() -> None:
