@@ -14,7 +14,7 @@ from typing import Any
 from farm.cluster import device
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim
-from farm.cluster.render import Renderer
+from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.cluster.slots import Slot, gpu_of, threads_for
 from farm.db import workers
@@ -28,6 +28,8 @@ from farm.settings import Settings
 from farm.storage.store import open_store
 from model.errors import ModelError
 
+# Seconds without work after a disk or store let us down, doubled each time.
+_SIT_OUT, _LONGEST_SIT_OUT = 5.0, 120.0
 _LAST_WORDS = 8.0  # seconds for the step in hand, and for giving its job back
 
 
@@ -126,32 +128,39 @@ class GpuWorker:
         self._load()
         with self._changed:
             self._change("idle")
+        sit_out = _SIT_OUT
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._claim is not None)
                 claim = self._claim
             assert claim is not None
-            suspect = self._render(renderer, claim)
+            result = self._render(renderer, claim)
             device.return_free_memory()
+            suspect = result is not None and result.device_suspect
+            let_down = result is not None and result.outcome is Outcome.DEPENDENCY
             with self._changed:
                 self._leaving = self._leaving or suspect  # ready for nothing in the moment before the end
                 self._claim = None
-                self._change("idle")
+                self._change("idle" if not let_down else "busy")
+            if let_down:
+                # The job is back in the queue, for others: taking it again now would fail again.
+                with self._changed:
+                    self._changed.wait_for(lambda: self._leaving, timeout=sit_out)
+                    self._change("idle")
+            sit_out = min(2 * sit_out, _LONGEST_SIT_OUT) if let_down else _SIT_OUT
             if suspect:
                 self._log.warning("device_suspect", job=claim.assignment.job, epoch=claim.assignment.epoch)
                 self._exit(3)
 
-    def _render(self, renderer: Renderer, claim: Claim) -> bool:
-        """True: the device is not to be trusted by this process any more."""
+    def _render(self, renderer: Renderer, claim: Claim) -> Result | None:
         try:
             result = renderer.render(claim)
         except FarmError as error:  # the database is away: the lease runs out, the job is requeued
             self._log.error("claim_dropped", error, job=claim.assignment.job, epoch=claim.assignment.epoch)
-            return False
-        if result is None:
-            return False
-        self._jobs_done += result.ours and result.outcome is Outcome.SUCCEEDED
-        return result.device_suspect
+            return None
+        if result is not None:
+            self._jobs_done += result.ours and result.outcome is Outcome.SUCCEEDED
+        return result
 
     def _load(self) -> None:
         device.set_threads(threads_for(self._slot, self._settings))

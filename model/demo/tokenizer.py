@@ -12,7 +12,7 @@ small little tiny large big
 red orange yellow green cyan blue purple pink
 circle ball disc square box triangle star ring donut
 black white grey gray beige background
-moving moves sliding flying going from to left to right up down top bottom upwards downwards
+moving moves sliding flying going from to left right up down top bottom upwards downwards
 rising floating falling dropping spinning spins rotating rotates turning around
 growing grows getting bigger larger expanding shrinking shrinks smaller
 standing staying stays still not

@@ -193,7 +193,7 @@ _ZH_MOTION = {
 
 def caption(scene: Scene, rng: random.Random, language: str | None = None, full: bool = False) -> str:
     """Words for a scene. With `full`, size and background are always named."""
-    language = language or ("en" if rng.random() < 0.6 else "zh")
+    language = language or ("en" if rng.random() < 0.5 else "zh")
     return (_english if language == "en" else _chinese)(scene, rng, full)
 
 

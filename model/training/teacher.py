@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=700)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--cosine-from", type=float, default=0.5, help="share of the time at full rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
@@ -74,7 +75,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01,
                                   fused=device.type == "cuda")  # fmt: skip
     loss_of = model if args.no_compile else torch.compile(model)
-    budget = Budget(args.seconds, warmup_steps=400, cosine_from=0.5)
+    budget = Budget(args.seconds, warmup_steps=400, cosine_from=args.cosine_from)
     path = args.out / "teacher.safetensors"
     total = torch.zeros((), device=device)
     saved = time.monotonic()

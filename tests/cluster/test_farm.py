@@ -151,6 +151,20 @@ def test_a_dispatcher_that_dies_disturbs_no_job(farm: Farm, gate: Path):
     assert {w.id for w in farm.wait_idle(2)} == before
 
 
+def test_a_worker_whose_disk_fails_leaves_the_job_to_others(farm: Farm):
+    first = min((w for w in farm.workers()), key=lambda w: w.gpu)  # the one that is asked first
+    scratch = farm.settings.scratch_dir / f"worker-{first.gpu.removeprefix('cpu:').replace(':', '-')}"
+    scratch.rename(scratch.with_name("aside"))
+    scratch.touch()
+    try:
+        job = farm.wait_final(farm.submit("a square"))
+    finally:
+        scratch.unlink()
+        scratch.with_name("aside").rename(scratch)
+    assert (job.state, job.failures) == (JobState.SUCCEEDED, 0)
+    assert [a.outcome for a in jobs.attempts(farm.db, job.id)] == [Outcome.DEPENDENCY, Outcome.SUCCEEDED]
+
+
 def test_a_wish_to_restart_gives_the_job_back_and_renews_the_worker(farm: Farm, gate: Path):
     before = {w.id for w in farm.workers()}
     job = farm.submit(f"gate={gate}")
