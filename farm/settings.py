@@ -41,20 +41,14 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         default=None, ge=0, description="default: one per visible GPU, or one CPU worker where there is none"
     )
-    lease_ttl: float = Field(
-        default=30.0, gt=0, description="seconds after which a silent worker loses its job"
-    )
-    renew_every: float = Field(
-        default=5.0, gt=0, description="seconds between two renewals by the node agent"
-    )
+    lease_ttl: float = Field(default=30.0, gt=0, description="seconds after which a silent worker loses its job")
+    renew_every: float = Field(default=5.0, gt=0, description="seconds between two renewals by the node agent")
     beat_every: float = Field(default=1.0, gt=0, description="seconds between two beats of a worker")
     crash_cap: int = Field(default=3, ge=1, description="blamed attempts after which a job fails as poison")
     log_level: str = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")
-    ray_address: str = Field(
-        default="", description="host:port of Ray's head; `farm up` starts one and sets it"
-    )
+    ray_address: str = Field(default="", description="host:port of Ray's head; `farm up` starts one and sets it")
 
     @classmethod
     def settings_customise_sources(

@@ -144,6 +144,7 @@ class GpuWorker:
                 self._change("idle" if not let_down else "busy")
             if let_down:
                 # The job is back in the queue, for others: taking it again now would fail again.
+                self._log.warning("sits_out", seconds=sit_out, job=claim.assignment.job)
                 with self._changed:
                     self._changed.wait_for(lambda: self._leaving, timeout=sit_out)
                     self._change("idle")

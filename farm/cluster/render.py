@@ -1,5 +1,6 @@
 """One claim from start to its end: render, encode, check, upload, finish; what each failure means. No Ray."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ class Renderer:
         except Exception as error:
             result = self._failed(claim, clock, error, log)
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that failed the job may fail here, too
+                path.unlink()
         log.info(
             "job_ended", outcome=result.outcome, ours=result.ours, timings=dict(result.timings),
             peak_memory=result.peak_memory,

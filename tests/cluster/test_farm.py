@@ -151,18 +151,25 @@ def test_a_dispatcher_that_dies_disturbs_no_job(farm: Farm, gate: Path):
     assert {w.id for w in farm.wait_idle(2)} == before
 
 
-def test_a_worker_whose_disk_fails_leaves_the_job_to_others(farm: Farm):
-    first = min((w for w in farm.workers()), key=lambda w: w.gpu)  # the one that is asked first
-    scratch = farm.settings.scratch_dir / f"worker-{first.gpu.removeprefix('cpu:').replace(':', '-')}"
+def test_a_worker_whose_disk_fails_leaves_the_job_to_others(farm: Farm, gate: Path):
+    held = farm.submit(f"gate={gate}")
+    farm.wait_step(held)
+    (busy,) = jobs.attempts(farm.db, held)
+    failing = next(w for w in farm.workers() if w.id != busy.worker)
+    scratch = farm.settings.scratch_dir / f"worker-{failing.gpu.removeprefix('cpu:').replace(':', '-')}"
     scratch.rename(scratch.with_name("aside"))
     scratch.touch()
     try:
-        job = farm.wait_final(farm.submit("a square"))
+        job = farm.submit("a square")
+        until("it waits", lambda: [e for e in farm.events("worker") if (e["event"], e["job"]) == ("sits_out", job)])
+        assert farm.job(job).state is JobState.QUEUED
+        gate.touch()
+        ended = farm.wait_final(job)
     finally:
         scratch.unlink()
         scratch.with_name("aside").rename(scratch)
-    assert (job.state, job.failures) == (JobState.SUCCEEDED, 0)
-    assert [a.outcome for a in jobs.attempts(farm.db, job.id)] == [Outcome.DEPENDENCY, Outcome.SUCCEEDED]
+    assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0)
+    assert jobs.attempts(farm.db, job)[0].outcome is Outcome.DEPENDENCY
 
 
 def test_a_wish_to_restart_gives_the_job_back_and_renews_the_worker(farm: Farm, gate: Path):

@@ -1,0 +1,40 @@
+"""The HTTP application: routes, doorway, errors, and the hub that lives as long as the server."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from fastapi import FastAPI
+
+from farm.api import batches, errors, events, health, jobs, models, videos, workers
+from farm.api.guard import Guard, Head
+from farm.api.services import Services
+from farm.api.stream import Hub
+from farm.web import pages
+
+
+def create_app(services: Services) -> FastAPI:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        hub = Hub(services.db, services.stopping)
+        app.state.hub = hub
+        poller = asyncio.create_task(hub.run())
+        try:
+            yield
+        finally:
+            poller.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await poller
+
+    # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays.
+    app = FastAPI(
+        title="turbofarm", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
+    )
+    app.state.services = services
+    errors.install(app)
+    for resource in (videos, jobs, batches, workers, models, health, events):
+        app.include_router(resource.router)
+    pages.install(app)
+    app.add_middleware(Head, endless=(events.PATH,))
+    app.add_middleware(Guard, hosts=services.hosts)
+    return app

@@ -1,0 +1,233 @@
+"""`/api/jobs`: everything about jobs. Each change pokes the dispatcher once it is durable."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from farm.api.body import Body, IdempotencyKey
+from farm.api.content import file_name, stored
+from farm.api.present import Json, attempt_json, job_json, when
+from farm.api.services import Farm, Services
+from farm.db import jobs, lanes, workers
+from farm.db.engine import Database
+from farm.domain.errors import InvalidRequest, NotReady
+from farm.domain.job import Artifact, Assignment, Job, NewJob
+from farm.domain.request import check_priority, hint, new_job
+from farm.domain.states import JobState
+from farm.scheduling.why import why
+
+router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+
+Limit = Annotated[int, Query(ge=1, le=500)]
+
+
+@router.post("", status_code=201)
+def create(farm: Farm, body: Body, response: Response, idempotency_key: IdempotencyKey = None) -> Json:
+    """201 for a new job, 200 for the one that this Idempotency-Key made before."""
+    return submit_one(farm, new_job(body, farm.models, idempotency_key=idempotency_key), response)
+
+
+@router.get("")
+def index(
+    farm: Farm,
+    state: Annotated[list[str] | None, Query()] = None,
+    model: str | None = None,
+    batch: str | None = None,
+    search: str | None = None,
+    limit: Limit = 50,
+    after: str | None = None,
+    order: str = "desc",
+) -> Json:
+    """A page of jobs; `next` is the cursor of the page after it."""
+    found, cursor = jobs.find(
+        farm.db, states=parse_states(state), model=model, batch=batch, search=search,
+        limit=limit, after=after, order=order,
+    )  # fmt: skip
+    counts = {state.value: n for state, n in jobs.counts(farm.db).items()}
+    return {"object": "list", "data": [job_json(job) for job in found], "next": cursor, "counts": counts}
+
+
+@router.get("/{job_id}")
+def show(farm: Farm, job_id: str) -> Json:
+    return job_detail(farm, job_id)
+
+
+@router.patch("/{job_id}")
+def change(farm: Farm, job_id: str, body: Body) -> Json:
+    """`priority`, and `hold` true or false."""
+    unknown = set(body) - {"priority", "hold"}
+    if unknown or not body:
+        raise InvalidRequest("priority and hold can be changed", "a job's spec is fixed: rerun it", "body")
+    hold = body.get("hold")
+    if hold is not None and not isinstance(hold, bool):
+        raise InvalidRequest("hold must be true or false", "", "hold")
+    if "priority" in body:
+        jobs.set_priority(farm.db, job_id, check_priority(body["priority"]))
+    if hold is not None:
+        (jobs.hold if hold else jobs.release)(farm.db, job_id)
+    farm.poke()
+    return job_json(jobs.get(farm.db, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(farm: Farm, job_id: str) -> Json:
+    return _move(farm, jobs.cancel, job_id)
+
+
+@router.post("/{job_id}/hold")
+def hold(farm: Farm, job_id: str) -> Json:
+    return _move(farm, jobs.hold, job_id)
+
+
+@router.post("/{job_id}/release")
+def release(farm: Farm, job_id: str) -> Json:
+    return _move(farm, jobs.release, job_id)
+
+
+@router.post("/{job_id}/retry")
+def retry(farm: Farm, job_id: str) -> Json:
+    """The same row once more, with its seed, at the next epoch."""
+    return _move(farm, jobs.retry, job_id)
+
+
+@router.post("/{job_id}/rerun", status_code=201)
+def rerun(farm: Farm, job_id: str, body: Body, response: Response, idempotency_key: IdempotencyKey = None) -> Json:
+    """A new job with the same settings; fields of the body change some, `seed` null draws a new one."""
+    return submit_one(farm, again(farm, job_id, body, idempotency_key), response)
+
+
+@router.get("/{job_id}/content")
+def content(farm: Farm, request: Request, job_id: str, download: bool = False) -> Response:
+    job, artifact = finished(farm, job_id)
+    return stored(
+        request, farm.store, artifact.key, media_type="video/mp4", etag=artifact.sha256,
+        name=file_name(job, "mp4"), download=download,
+    )  # fmt: skip
+
+
+@router.get("/{job_id}/thumbnail")
+def thumbnail(farm: Farm, request: Request, job_id: str) -> Response:
+    job, artifact = finished(farm, job_id)
+    return stored(
+        request, farm.store, artifact.poster_key, media_type="image/jpeg",
+        etag=f"{artifact.sha256}-poster", name=file_name(job, "jpg"),
+    )  # fmt: skip
+
+
+@router.get("/{job_id}/preview")
+def preview(
+    farm: Farm,
+    request: Request,
+    job_id: str,
+    epoch: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    step: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+) -> Response:
+    """The latent as it looked after a denoise step; the newest without parameters."""
+    job = jobs.get(farm.db, job_id)
+    newest = job.progress.preview_step if job.progress else None
+    step = newest if step is None else step
+    epoch = job.epoch if epoch is None else epoch
+    key = None if step is None else Assignment(job.id, epoch, "", job.spec).preview_key(step)
+    if key is None or farm.store.size(key) is None:
+        raise NotReady(f"job {job.id} has no such preview", "previews appear while it is denoised")
+    return stored(
+        request, farm.store, key, media_type="image/jpeg", etag=f"{job.id}-{epoch}-{step}",
+        name=file_name(job, "jpg"),
+    )  # fmt: skip
+
+
+def submit_one(farm: Services, wish: NewJob, response: Response) -> Json:
+    """Durable once this returns."""
+    submitted = jobs.submit(farm.db, [wish])[0]
+    if submitted.created:
+        farm.poke()
+    else:
+        response.status_code = 200
+    return {**job_json(submitted.job), "hint": hint(submitted.job.spec)}
+
+
+def job_detail(farm: Services, job_id: str) -> Json:
+    """One job with its attempts, the seconds per stage of the last one, and why it is where it is."""
+    job = jobs.get(farm.db, job_id)
+    attempts = [attempt_json(attempt) for attempt in jobs.attempts(farm.db, job.id)]
+    place = jobs.position(farm.db, job.id)
+    reason = why(job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed)
+    return {
+        **job_json(job),
+        "hint": hint(job.spec),
+        "attempts": attempts,
+        "timings": attempts[-1]["timings"] if attempts else {},
+        "position": place,
+        "waiting_because": {"code": reason.code, "sentence": reason.sentence, "help": reason.help},
+    }
+
+
+def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | None = None) -> NewJob:
+    """The wish that would make this job again. A `seed` of None in `changes` draws a new one."""
+    job = jobs.get(farm.db, job_id)
+    wish: dict[str, Any] = {
+        "prompt": job.spec.prompt,
+        "model": job.spec.model,
+        "size": f"{job.spec.width}x{job.spec.height}",
+        "frames": job.spec.frames,
+        "steps": job.spec.steps,
+        "seed": job.spec.seed,
+        "guidance": job.spec.guidance,
+        "project": job.project,
+        "priority": job.priority,
+        "tags": dict(job.tags),
+    }
+    if "seconds" in changes:
+        del wish["frames"]
+    return new_job({**wish, **changes}, farm.models, idempotency_key=idempotency_key)
+
+
+def finished(farm: Services, job_id: str) -> tuple[Job, Artifact]:
+    """A job that has its video. Raises NotReady saying how far it is."""
+    job = jobs.get(farm.db, job_id)
+    if job.artifact is None or job.state is not JobState.SUCCEEDED:
+        todo = "retry it" if job.state.final else f"wait for it: farm watch {job.id}"
+        raise NotReady(f"job {job.id} has no video: it is {job.state.value}", todo)
+    return job, job.artifact
+
+
+def spritesheet(farm: Services, request: Request, job_id: str) -> Response:
+    """Every frame side by side, drawn when asked for."""
+    import tempfile
+    from pathlib import Path
+
+    from farm.media.check import decode
+    from farm.media.stills import sheet
+
+    job, artifact = finished(farm, job_id)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with path.open("wb") as file:
+            for part in farm.store.open(artifact.key):
+                file.write(part)
+        png = sheet([decode(path)], [job.spec.prompt], columns=job.spec.frames)
+    headers = {"ETag": f'"{artifact.sha256}-sheet"', "Content-Length": str(len(png))}
+    return Response(png, 200, headers, media_type="image/png")
+
+
+def parse_states(names: list[str] | None) -> list[JobState] | None:
+    """`state=a&state=b` or `state=a,b`."""
+    if not names or names == [""]:
+        return None
+    try:
+        return [JobState(name) for part in names for name in part.split(",") if name]
+    except ValueError as error:
+        states = ", ".join(JobState)
+        raise InvalidRequest(f"{error}", f"choose from: {states}", "state") from None
+
+
+def _move(farm: Services, transition: Callable[[Database, str], Job], job_id: str) -> Json:
+    job = transition(farm.db, job_id)
+    farm.poke()
+    return job_json(job)
+
+
+__all__ = ["again", "finished", "job_detail", "parse_states", "router", "spritesheet", "submit_one", "when"]

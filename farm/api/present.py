@@ -1,0 +1,184 @@
+"""How a job, an attempt and a worker look from outside: plain JSON. Both the API and the page read these."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from farm.domain.job import Attempt, Job, Progress
+from farm.domain.request import seconds_of
+from farm.domain.states import JobState, StageName
+from farm.domain.worker import Worker
+
+Json = dict[str, Any]
+
+# Where each stage begins on a bar of 100, as seen on the demo model and the 1.3B one; denoise fills 8 to 85.
+_STAGE_START = {
+    StageName.LOADING: 2,
+    StageName.TEXT: 5,
+    StageName.DENOISE: 8,
+    StageName.DECODE: 86,
+    StageName.ENCODE: 94,
+    StageName.UPLOAD: 98,
+}
+
+_V1_STATUS = {
+    JobState.RUNNING: "in_progress",
+    JobState.SUCCEEDED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "failed",
+}
+
+
+def job_json(job: Job) -> Json:
+    """Everything about a job that one row of `jobs` and its lease tell."""
+    spec = job.spec
+    return {
+        "id": job.id,
+        "object": "job",
+        "state": job.state.value,
+        "prompt": spec.prompt,
+        "kind": spec.kind,
+        "model": spec.model,
+        "model_digest": spec.model_digest,
+        "size": f"{spec.width}x{spec.height}",
+        "width": spec.width,
+        "height": spec.height,
+        "frames": spec.frames,
+        "fps": spec.fps,
+        "seconds": round(spec.frames / spec.fps, 3),
+        "steps": spec.steps,
+        "seed": spec.seed,
+        "guidance": spec.guidance,
+        "owner": job.owner,
+        "project": job.project,
+        "batch": job.batch,
+        "lane": job.lane,
+        "priority": job.priority,
+        "epoch": job.epoch,
+        "failures": job.failures,
+        "tags": dict(job.tags),
+        "idempotency_key": job.idempotency_key,
+        "created_at": when(job.created_at),
+        "updated_at": when(job.updated_at),
+        "started_at": when(job.started_at),
+        "finished_at": when(job.finished_at),
+        "not_before": when(job.not_before),
+        "cancel_requested": job.cancel_requested_at is not None and not job.state.final,
+        "progress": progress_json(job) if job.progress and not job.state.final else None,
+        "percent": percent(job),
+        "artifact": artifact_json(job),
+        "error": error_json(job),
+    }
+
+
+def progress_json(job: Job) -> Json | None:
+    if job.progress is None:
+        return None
+    now = job.progress
+    return {
+        "stage": now.stage.value,
+        "k": now.k,
+        "n": now.n,
+        "worker": now.worker,
+        "preview_step": now.preview_step,
+        "preview_url": None if now.preview_step is None else preview_url(job.id, job.epoch, now.preview_step),
+    }
+
+
+def preview_url(job: str, epoch: int, step: int) -> str:
+    return f"/api/jobs/{job}/preview?epoch={epoch}&step={step}"
+
+
+def artifact_json(job: Job) -> Json | None:
+    if job.artifact is None or job.state is not JobState.SUCCEEDED:
+        return None
+    return {
+        "url": f"/api/jobs/{job.id}/content",
+        "poster_url": f"/api/jobs/{job.id}/thumbnail",
+        "sha256": job.artifact.sha256,
+        "bytes": job.artifact.bytes,
+        "frames": job.artifact.frames,
+        "seconds": round(job.artifact.seconds, 3),
+    }
+
+
+def error_json(job: Job) -> Json | None:
+    if job.error is None:
+        return None
+    return {"code": job.error.code, "message": job.error.message, "next": job.error.next}
+
+
+def attempt_json(attempt: Attempt) -> Json:
+    return {
+        "epoch": attempt.epoch,
+        "worker": attempt.worker,
+        "gpu": attempt.gpu,
+        "outcome": None if attempt.outcome is None else attempt.outcome.value,
+        "timings": {stage: round(seconds, 3) for stage, seconds in attempt.timings.items()},
+        "peak_memory": attempt.peak_memory,
+        "cause": attempt.cause,
+        "claimed_at": when(attempt.claimed_at),
+        "started_at": when(attempt.started_at),
+        "finished_at": when(attempt.finished_at),
+    }
+
+
+def worker_json(worker: Worker, jobs: Sequence[Job] = ()) -> Json:
+    """`jobs`: the active ones, of which this worker's is named."""
+    at = next((j.id for j in jobs if j.progress is not None and j.progress.worker == worker.id), None)
+    return {
+        "id": worker.id,
+        "node": worker.node,
+        "gpu": worker.gpu,
+        "device": worker.device_name,
+        "pid": worker.pid,
+        "models": list(worker.models),
+        "wish": worker.wish.value,
+        "state": worker.state,
+        "job": at,
+        "started_at": when(worker.started_at),
+        "heartbeat_at": when(worker.heartbeat_at),
+        "jobs_done": worker.jobs_done,
+        "memory": worker.memory,
+    }
+
+
+def video_json(job: Job) -> Json:
+    """The shape that clients of OpenAI's video API know; they stop polling on any other status word."""
+    cancelled = {"code": "cancelled", "message": "the job was cancelled"}
+    failed = {"code": job.error.code, "message": job.error.message} if job.error else None
+    return {
+        "id": job.id,
+        "object": "video",
+        "status": _V1_STATUS.get(job.state, "queued"),
+        "progress": percent(job),
+        "created_at": int(job.created_at.timestamp()),
+        "completed_at": int(job.finished_at.timestamp())
+        if job.finished_at and job.state is JobState.SUCCEEDED
+        else None,
+        "expires_at": None,
+        "error": cancelled if job.state is JobState.CANCELLED else failed,
+        "model": job.spec.model,
+        "prompt": job.spec.prompt,
+        "seconds": seconds_of(job.spec),
+        "size": f"{job.spec.width}x{job.spec.height}",
+        "remixed_from_video_id": None,
+    }
+
+
+def percent(job: Job) -> int:
+    """0-100 for a bar; only a succeeded job is at 100."""
+    if job.state is JobState.SUCCEEDED:
+        return 100
+    return 0 if job.progress is None or job.state.final else stage_percent(job.progress)
+
+
+def stage_percent(progress: Progress) -> int:
+    start = _STAGE_START[progress.stage]
+    if progress.stage is StageName.DENOISE and progress.n:
+        return start + round((85 - start) * min(progress.k, progress.n) / progress.n)
+    return start
+
+
+def when(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,40 @@
+"""What every route needs, built once per process: database, store, models, the poke and the event hub."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from farm.db.engine import Database
+from farm.domain.request import Models
+from farm.storage.store import Store
+
+
+def _nobody_listens() -> None:
+    """A farm without a dispatcher beside it: polling finds the change."""
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Services:
+    """`poke` wakes the dispatcher early; `dispatcher_alive` is part of readiness."""
+
+    db: Database
+    store: Store
+    models: Models
+    poke: Callable[[], None] = _nobody_listens
+    dispatcher_alive: Callable[[], bool] = _always
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+Farm = Annotated[Services, Depends(services)]

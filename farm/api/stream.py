@@ -1,0 +1,242 @@
+"""The event hub: one poller of the database feeds every open stream; a slow reader costs only itself."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from farm.api.present import job_json, preview_url, stage_percent
+from farm.db import events, jobs, progress
+from farm.db.engine import Database
+from farm.domain.errors import FarmError, JobNotFound
+from farm.domain.job import Event, Progress
+
+log = logging.getLogger("farm.api.stream")
+
+POLL = 0.25  # seconds between looks at the database while somebody listens
+IDLE_POLL = 2.0  # and while nobody does
+HEARTBEAT = 15.0  # seconds of silence after which a comment is sent
+PER_JOB = 0.5  # seconds between two progress messages of one job
+BUFFER = 1000  # messages a reader may lag behind before it must reconnect
+
+
+@dataclass(frozen=True)
+class Message:
+    """One server-sent event. Only outbox rows have a cursor: progress is not resumable, only current."""
+
+    kind: str
+    data: dict[str, Any]
+    cursor: int | None = None
+
+    def encode(self) -> bytes:
+        head = "" if self.cursor is None else f"id: {self.cursor}\n"
+        body = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
+        return f"{head}event: {self.kind}\ndata: {body}\n\n".encode()
+
+
+@dataclass(eq=False)
+class Subscriber:
+    """A bounded buffer. When it overflows the stream ends, and the reader resumes at its last cursor."""
+
+    seen: int  # the last cursor that was delivered
+    waiting: deque[Message] = field(default_factory=deque[Message])
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    overflowed: bool = False
+
+    def put(self, message: Message) -> None:
+        if len(self.waiting) >= BUFFER:
+            self.overflowed = True
+        else:
+            self.waiting.append(message)
+        self.ready.set()
+
+    def take(self) -> Message | None:
+        """The next message that the replay has not delivered already."""
+        while self.waiting:
+            message = self.waiting.popleft()
+            if message.cursor is None:
+                return message
+            if message.cursor > self.seen:
+                self.seen = message.cursor
+                return message
+        return None
+
+
+@dataclass
+class _Pace:
+    """What was last said about a job, and when: for coalescing and for the estimate."""
+
+    said: Progress | None = None
+    said_at: float = -1e9
+    preview: int | None = None
+    first_step: tuple[int, float] | None = None
+
+
+class Hub:
+    """Start it with `run()` in the server's event loop; `stream()` is one reader's view."""
+
+    def __init__(self, db: Database, stopping: asyncio.Event, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._clock = clock
+        self._stopping = stopping
+        self._subscribers: set[Subscriber] = set()
+        self._wanted = asyncio.Event()
+        self._cursor = 0
+        self._paces: dict[str, _Pace] = {}
+
+    async def run(self) -> None:
+        """Polls until cancelled: often while somebody listens, else just enough to stay near the end."""
+        self._cursor = await asyncio.to_thread(_patient_latest, self._db)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), IDLE_POLL)
+            try:
+                for message in await asyncio.to_thread(self._poll):
+                    for subscriber in self._subscribers:
+                        subscriber.put(message)
+            except FarmError as error:  # the database is away: streams stay open and go on when it is back
+                log.warning("event poll failed", extra={"code": error.code, "message_": error.message})
+            await asyncio.sleep(POLL)
+
+    async def stream(self, after: int | None) -> AsyncIterator[bytes]:
+        """Everything from the cursor `after` on (None: from now on), forever."""
+        newest = await asyncio.to_thread(events.latest, self._db) if after is None else after
+        subscriber = Subscriber(seen=newest)
+        try:
+            self._join(subscriber)
+            # Also the first sign of life: proxies and browsers wait for a first byte.
+            yield f"retry: 1000\nid: {subscriber.seen}\n: welcome\n\n".encode()
+            if after is not None:
+                async for message in self._replay(after, subscriber):
+                    yield message.encode()
+            for message in self._current():
+                yield message.encode()
+            while not self._stopping.is_set() and not (subscriber.overflowed and not subscriber.waiting):
+                if not subscriber.waiting and not await self._something(subscriber):
+                    yield b": still here\n\n"
+                while message := subscriber.take():
+                    yield message.encode()
+        finally:
+            self._leave(subscriber)
+
+    def _join(self, subscriber: Subscriber) -> None:
+        self._subscribers.add(subscriber)
+        self._wanted.set()
+
+    def _leave(self, subscriber: Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        if not self._subscribers:
+            self._wanted.clear()
+
+    async def _something(self, subscriber: Subscriber) -> bool:
+        subscriber.ready.clear()
+        ready = asyncio.ensure_future(subscriber.ready.wait())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait({ready, stopping}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+            return bool(done)
+        finally:
+            ready.cancel()
+            stopping.cancel()
+
+    async def _replay(self, after: int, subscriber: Subscriber) -> AsyncIterator[Message]:
+        """Rows between the reader's cursor and the poller's; live ones queue up meanwhile."""
+        while True:
+            rows, reset = await asyncio.to_thread(events.read, self._db, after)
+            if reset:
+                subscriber.seen = await asyncio.to_thread(events.latest, self._db)
+                yield Message("reset", {}, subscriber.seen)
+                return
+            if not rows:
+                return
+            for message in await asyncio.to_thread(self._tell, rows):
+                yield message
+            after = rows[-1].id
+            subscriber.seen = after
+
+    def _poll(self) -> list[Message]:
+        """One look: what the outbox gained, and where the running jobs are."""
+        rows, reset = events.read(self._db, self._cursor)
+        if reset:
+            self._cursor = events.latest(self._db)
+            return [Message("reset", {}, self._cursor)]
+        if rows:
+            self._cursor = rows[-1].id
+        if not self._subscribers:
+            return []
+        said = self._tell(rows)
+        return said + self._progress(progress.progress(self._db))
+
+    def _tell(self, rows: list[Event]) -> list[Message]:
+        """Outbox rows as messages. The last one of a job carries its whole face, the very last the counts."""
+        newest = {row.subject: row.id for row in rows if row.kind == "job"}
+        messages: list[Message] = []
+        for row in rows:
+            data: dict[str, Any] = {"id": row.subject, **row.data}
+            if newest.get(row.subject) == row.id:
+                with contextlib.suppress(JobNotFound):  # hidden meanwhile
+                    data["job"] = job_json(jobs.get(self._db, row.subject))
+            messages.append(Message(row.kind, data, row.id))
+        if newest:
+            counts = {state.value: n for state, n in jobs.counts(self._db).items()}
+            last = max(i for i, message in enumerate(messages) if message.kind == "job")
+            messages[last].data["counts"] = counts
+        return messages
+
+    def _progress(self, now: dict[str, Progress]) -> list[Message]:
+        for gone in set(self._paces) - set(now):
+            del self._paces[gone]
+        messages: list[Message] = []
+        for job, at in now.items():
+            pace = self._paces.setdefault(job, _Pace())
+            moment = self._clock()
+            if at.stage == "denoise" and (pace.first_step is None or at.k < pace.first_step[0]):
+                pace.first_step = (at.k, moment)
+            if at != pace.said and moment - pace.said_at >= PER_JOB:
+                pace.said, pace.said_at = at, moment
+                messages.append(Message("progress", {"id": job, **self._where(at, pace, moment)}))
+            if at.preview_step is not None and at.preview_step != pace.preview:
+                pace.preview = at.preview_step
+                messages.append(Message("preview", self._picture(job, at.preview_step)))
+        return messages
+
+    def _where(self, at: Progress, pace: _Pace, moment: float) -> dict[str, Any]:
+        eta = None
+        if at.stage == "denoise" and pace.first_step is not None and at.k > pace.first_step[0]:
+            k, since = pace.first_step
+            eta = round((moment - since) / (at.k - k) * (at.n - at.k), 1)
+        return {
+            "stage": at.stage.value,
+            "k": at.k,
+            "n": at.n,
+            "eta": eta,
+            "percent": stage_percent(at),
+            "worker": at.worker,
+        }
+
+    def _picture(self, job: str, step: int) -> dict[str, Any]:
+        epoch = jobs.get(self._db, job).epoch
+        return {"id": job, "step": step, "url": preview_url(job, epoch, step)}
+
+    def _current(self) -> list[Message]:
+        """Where the running jobs are now, for a reader who has just come."""
+        return [
+            Message("progress", {"id": job, **self._where(pace.said, pace, pace.said_at)})
+            for job, pace in list(self._paces.items())
+            if pace.said is not None
+        ]
+
+
+def _patient_latest(db: Database) -> int:
+    """The cursor to start from. A server may start before its database answers."""
+    while True:
+        try:
+            return events.latest(db)
+        except FarmError as error:
+            log.warning("event poll cannot start", extra={"code": error.code})
+            time.sleep(1)

@@ -1,0 +1,78 @@
+"""`farm batch submit`: a file of prompts, a job a line; the same file again adds nothing."""
+
+from pathlib import Path
+
+import click
+
+from farm.cli import output
+from farm.cli.client import Client, Json, Refused
+from farm.cli.submit import read_text
+from farm.domain.errors import InvalidRequest
+
+
+@click.group()
+def batch() -> None:
+    """Many prompts at once."""
+
+
+@batch.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="Default: the file's name.")
+@click.option("--model", help="Default: the farm's.")
+@click.option("--size")
+@click.option("--frames")
+@click.option("--seconds")
+@click.option("--steps")
+@click.option("--guidance")
+@click.option("--priority", help="Higher goes first; 0 is normal.")
+@click.option("--hold", is_flag=True, help="Do not start until released.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def submit(file: Path, name: str | None, hold: bool, as_json: bool, **options: str | None) -> None:
+    """One job for every line of FILE (UTF-8, empty lines skipped); all lines must be valid."""
+    lines = [(n, line.strip()) for n, line in enumerate(_lines(file), start=1) if line.strip()]
+    if not lines:
+        raise InvalidRequest(f"{file} has no prompts", "write one prompt a line", "file")
+    shared: Json = {key: value for key, value in options.items() if value is not None}
+    if hold:
+        shared["hold"] = True
+    rows: list[Json] = [{"prompt": line, **shared} for _, line in lines]
+    try:
+        done = Client().post("/api/batches", {"name": name or file.stem, "rows": rows})
+    except Refused as error:
+        for row in error.rows:
+            row["line"] = lines[row["row"] - 1][0]
+        raise
+    if as_json:
+        output.record(done)
+        return
+    for job_id in done["jobs"]:
+        output.data(job_id)
+    output.note(_summary(done))
+
+
+@batch.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def status(name: str, as_json: bool) -> None:
+    """How far the batch NAME is."""
+    from urllib.parse import quote
+
+    found = Client().get(f"/api/batches/{quote(name, safe='')}")
+    if as_json:
+        output.record(found)
+        return
+    counts = ", ".join(f"{n} {state}" for state, n in found["counts"].items() if n)
+    output.data(f"{found['name']}  {found['state']}  {counts}")
+
+
+def _lines(path: Path) -> list[str]:
+    # Not splitlines(): it also splits at characters that editors do not count as line ends.
+    return read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _summary(done: Json) -> str:
+    created, existing = done["created"], done["existing"]
+    if not created:
+        return f"nothing to add: batch {done['name']} has all {existing} jobs already"
+    known = f", {existing} were there already" if existing else ""
+    return f"{created} jobs added to batch {done['name']}{known}: farm batch status {done['name']}"

@@ -1,0 +1,24 @@
+"""What the client knows of the world: FARM_URL, and how its output should look. Standard library only."""
+
+import os
+import sys
+
+DEFAULT_URL = "http://127.0.0.1:7860"
+
+
+def farm_url() -> str:
+    return os.environ.get("FARM_URL", "").strip().rstrip("/") or DEFAULT_URL
+
+
+def colour(stream: object) -> bool:
+    """Whether `stream` is a terminal that wants colour (https://no-color.org)."""
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty and isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb")
+
+
+def speak_utf8() -> None:
+    """Prompts are UTF-8 on every system, also on consoles and pipes that say otherwise."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="replace")

@@ -1,0 +1,100 @@
+"""Commands about the farm itself: up, down and migrate are for this machine, status asks FARM_URL."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from farm.cli import output
+from farm.cli.client import Client, Json
+from farm.domain.errors import Exit, FarmError
+
+HOME = click.option("--home", type=click.Path(path_type=Path), help="Folder of the farm; default: ~/.turbofarm.")
+
+
+class NotInstalled(FarmError):
+    """The base install is the client only."""
+
+    code = "server_not_installed"
+
+
+@click.command()
+@HOME
+@click.option("--port", type=int, help="Default: 7860.")
+@click.option("--workers", type=int, help="Default: one per visible GPU, or one on the CPU.")
+@click.option("--model", help="Model that the workers keep in memory.")
+def up(home: Path | None, port: int | None, workers: int | None, model: str | None) -> None:
+    """Start a farm on this machine and keep it running until Ctrl-C (or `farm down`)."""
+    settings = _settings(home=home, port=port, workers=workers, model=model)
+    from farm.cluster import supervisor
+
+    supervisor.up(settings, say=output.data)
+
+
+@click.command()
+@HOME
+def down(home: Path | None) -> None:
+    """Stop the farm of this folder. Jobs under way go back into the queue."""
+    settings = _settings(home=home)
+    from farm.cluster import supervisor
+
+    output.data(supervisor.down(settings).message)
+
+
+@click.command()
+@HOME
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def migrate(home: Path | None, as_json: bool) -> None:
+    """Bring the database to the schema of this version; prints the revision. Safe to repeat."""
+    settings = _settings(home=home)
+    settings.make_folders()
+    from farm.db import engine
+
+    revision = engine.migrate(settings.database_url)
+    output.record({"database": settings.database_url, "revision": revision}) if as_json else output.data(revision)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def status(as_json: bool) -> None:
+    """Is the farm well, who works, how much waits. Exits 1 if it is not ready."""
+    client = Client()
+    health = client.get("/api/health")
+    if as_json:
+        output.record({"url": client.url, **health})
+    else:
+        _tell(client.url, health)
+    if health["status"] != "ok":
+        sys.exit(Exit.FAILED)
+
+
+def _tell(url: str, health: Json) -> None:
+    output.data(f"{url}  {health['status']}")
+    for name, said in health["checks"].items():
+        if said != "ok":
+            output.data(f"{name}: {said}")
+    waiting = ", ".join(f"{n} {name}" for name, n in health["jobs"].items() if n) or "none yet"
+    output.data(f"jobs     {waiting}")
+    output.data(f"models   {', '.join(health['models']) or 'none installed'}")
+    if health["workers"]:
+        rows = [
+            [w["id"], w["device"], w["state"], w["job"] or "-", str(w["jobs_done"]), str(w["pid"])]
+            for w in health["workers"]
+        ]
+        output.data()
+        output.table(rows, ["worker", "device", "state", "job", "done", "pid"])
+    else:
+        output.data("workers  none: jobs wait until one is there")
+
+
+def _settings(**flags: Any) -> Any:
+    """The server's settings. Only here does the client need the server's packages."""
+    try:
+        from farm.settings import load_settings
+    except ImportError as error:
+        raise NotInstalled(
+            f"the server part is not installed here ({error.name} is missing)",
+            "pip install 'turbofarm[server,gpu]', or set FARM_URL to a farm elsewhere",
+        ) from None
+    return load_settings(**flags)

@@ -1,0 +1,146 @@
+"""Commands about jobs that exist: list, show, why, cancel, hold, release, retry, rerun."""
+
+from typing import Any
+
+import click
+
+from farm.cli import output
+from farm.cli.client import Client, Json
+from farm.domain.errors import FarmError
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+
+
+@click.command("list")
+@click.option("--state", multiple=True, help="queued, running, held, succeeded, failed, cancelled; repeatable.")
+@click.option("--search", help="Words of the prompt.")
+@click.option("--batch", help="Jobs of one batch.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@JSON
+def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch)
+    if as_json:
+        output.records(jobs)
+        return
+    rows = [
+        [
+            j["id"],
+            output.state(j["state"]),
+            output.age(j["created_at"]),
+            str(j["seed"]),
+            output.cut(j["prompt"], 60),
+        ]
+        for j in jobs
+    ]
+    if rows:
+        output.table(rows, ["job", "state", "age", "seed", "prompt"])
+    else:
+        output.note('no jobs; make one: farm submit "a red kite over dunes"')
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@JSON
+def show(job_id: str, as_json: bool) -> None:
+    """Everything about JOB: settings, attempts, seconds per stage."""
+    job = Client().job(job_id)
+    if as_json:
+        output.record(job)
+        return
+    output.data(f"{job['id']}  {output.state(job['state'])}")
+    output.data(job["prompt"])
+    output.data()
+    output.data(f"model     {job['model']}")
+    output.data(f"picture   {job['size']}, {job['frames']} frames at {job['fps']} a second")
+    output.data(f"sampling  {job['steps']} steps, seed {job['seed']}, guidance {job['guidance']:g}")
+    output.data(f"created   {job['created_at']}")
+    if job["batch"]:
+        output.data(f"batch     {job['batch']}")
+    if job["artifact"]:
+        output.data(f"video     {job['artifact']['bytes']} bytes, sha256 {job['artifact']['sha256']}")
+    if job["error"]:
+        output.data(f"error     {job['error']['code']}: {job['error']['message']}")
+    output.data(f"why       {_why(job)}")
+    if job["attempts"]:
+        output.data()
+        output.table(
+            [
+                [
+                    str(a["epoch"]),
+                    a["outcome"] or "running",
+                    seconds(a["timings"]),
+                    a["gpu"],
+                    a["cause"] or "",
+                ]
+                for a in job["attempts"]
+            ],
+            ["attempt", "outcome", "seconds", "device", "cause"],
+        )
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@JSON
+def why(job_id: str, as_json: bool) -> None:
+    """Why JOB is where it is, in one sentence, and what would help."""
+    job = Client().job(job_id)
+    if as_json:
+        output.record({"id": job["id"], "state": job["state"], **job["waiting_because"]})
+    else:
+        output.data(_why(job))
+
+
+def _verb(name: str, text: str, said: str) -> click.Command:
+    @click.command(name, help=text)
+    @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+    @JSON
+    def command(job_ids: tuple[str, ...], as_json: bool) -> None:
+        client = Client()
+        failed: FarmError | None = None
+        for job_id in job_ids:
+            try:
+                _report(client.act(job_id, name), said, as_json)
+            except FarmError as error:
+                if len(job_ids) == 1:
+                    raise
+                output.fault(error)
+                failed = error
+        if failed is not None:
+            raise FarmError("not every job could be changed", "see above")
+
+    return command
+
+
+cancel = _verb("cancel", "Stop jobs, or take them out of the queue.", "cancelled")
+hold = _verb("hold", "Keep queued jobs from starting.", "held")
+release = _verb("release", "Let held jobs go.", "released")
+retry = _verb("retry", "Run failed or cancelled jobs once more: same job, same seed.", "queued again")
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--new-seed", is_flag=True, help="Another take instead of the same video.")
+@JSON
+def rerun(job_id: str, new_seed: bool, as_json: bool) -> None:
+    """Render the settings of JOB again as a new job; prints its id."""
+    body: dict[str, Any] = {"seed": None} if new_seed else {}
+    job = Client().act(job_id, "rerun", body)
+    output.record(job) if as_json else output.data(job["id"])
+
+
+def seconds(timings: dict[str, float]) -> str:
+    return "  ".join(f"{stage} {took:.2f}" for stage, took in timings.items()) or "-"
+
+
+def _report(job: Json, said: str, as_json: bool) -> None:
+    if as_json:
+        output.record(job)
+        return
+    output.data(job["id"])
+    output.note("stopping at its next step" if job["cancel_requested"] else said)
+
+
+def _why(job: Json) -> str:
+    because = job["waiting_because"]
+    return f"{because['sentence']} {because['help']}".strip()

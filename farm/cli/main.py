@@ -1,0 +1,87 @@
+"""`farm`: finds the command, loads only its file, and turns every FarmError into words and an exit code."""
+
+import importlib
+import sys
+
+import click
+
+from farm.cli.config import speak_utf8
+from farm.cli.output import fault, note
+from farm.domain.errors import Exit, FarmError
+
+# name: (module of farm.cli, attribute, one line of help, section). Help must not load the modules.
+COMMANDS: dict[str, tuple[str, str, str, str]] = {
+    "submit": ("submit", "submit", "Render a prompt; prints the job's id.", "Videos"),
+    "watch": ("watch", "watch", "Follow a job live until it is done.", "Videos"),
+    "list": ("jobs", "list_jobs", "List jobs, newest first.", "Videos"),
+    "show": ("jobs", "show", "Everything about a job.", "Videos"),
+    "why": ("jobs", "why", "Why a job is where it is, and what would help.", "Videos"),
+    "download": ("download", "download", "Save a job's video.", "Videos"),
+    "cancel": ("jobs", "cancel", "Stop jobs, or take them out of the queue.", "Videos"),
+    "retry": ("jobs", "retry", "Run failed or cancelled jobs once more.", "Videos"),
+    "rerun": ("jobs", "rerun", "Render a job's settings again as a new job.", "Videos"),
+    "hold": ("jobs", "hold", "Keep queued jobs from starting.", "Videos"),
+    "release": ("jobs", "release", "Let held jobs go.", "Videos"),
+    "batch": ("batch", "batch", "Many prompts at once.", "Videos"),
+    "up": ("farm", "up", "Start a farm on this machine.", "Farm"),
+    "down": ("farm", "down", "Stop it.", "Farm"),
+    "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
+    "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
+    "demo": ("demo", "demo", "", ""),
+}
+
+
+class Farm(click.Group):
+    """Loads a command when it is called, so that `farm submit` never pays for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(f"farm.cli.{module}"), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in ("Videos", "Farm"):
+            with formatter.section(section):
+                formatter.write_dl([(name, c[2]) for name, c in COMMANDS.items() if c[3] == section])
+
+
+@click.group(cls=Farm, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option("1.0.0", prog_name="farm")
+def cli() -> None:
+    """A render farm for text-to-video.
+
+    \b
+    farm up                                        start it here
+    farm submit "a red kite over dunes" --wait     render, and watch it happen
+
+    FARM_URL names the farm to talk to (default http://127.0.0.1:7860).
+    """
+
+
+def main() -> None:
+    speak_utf8()
+    try:
+        cli.main(standalone_mode=False)
+    except FarmError as error:
+        fault(error)
+        sys.exit(error.exit)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(Exit.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        note("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        # `farm list | head`: nobody reads any more, and that is fine.
+        sys.stderr.close()
+        sys.exit(Exit.OK)
+
+
+if __name__ == "__main__":
+    main()
