@@ -164,7 +164,9 @@ def main() -> int:
             continue
         for c in checks:
             failed += not c.passed
-            print(f"{path.stem:<12} {c.name:<34} {c.error:9.2e}  <= {c.tolerance:.0e}  {'ok' if c.passed else 'FAIL'}")
+            print(
+                f"{path.stem:<12} {c.name:<34} {c.error:9.2e}  <= {c.tolerance:.0e}  {'ok' if c.passed else 'FAIL'}"
+            )
     return 1 if failed else 0
 
 

@@ -36,8 +36,8 @@ def test_breaking_rope_order_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
     monkeypatch.setattr(transformer, "apply_rope", halves)
-    assert failing("dit_t2v") == {"velocity"}
-    assert failing("dit_i2v") == {"velocity"}
+    assert failing("dit_t2v_head") == {"velocity"}
+    assert failing("dit_i2v_head") == {"velocity"}
 
 
 def test_breaking_the_order_of_rope_axes_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_breaking_the_order_of_rope_axes_fails(monkeypatch: pytest.MonkeyPatch) 
         return table((t, w, h), head_dim, device)
 
     monkeypatch.setattr(transformer, "rope_table", width_before_height)
-    assert failing("dit_t2v") == {"velocity"}
+    assert failing("dit_t2v_head") == {"velocity"}
 
 
 def test_breaking_the_sla_block_size_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_any_chunk_length_decodes_to_the_same_frames(chunk: int) -> None:
     with torch.no_grad():
         whole = vae.decode(latent).clamp(-1, 1)
         chunks = list(vae.stream(latent, chunk))
-    assert [c.shape[2] for c in chunks][0] == 4 * chunk - 3
+    assert chunks[0].shape[2] == 4 * chunk - 3
     torch.testing.assert_close(torch.cat(chunks, dim=2), whole, rtol=1e-4, atol=1e-5)
 
 

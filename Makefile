@@ -1,0 +1,43 @@
+# Two commands: `make demo` shows the farm at work, `make test` proves it. `make up` / `make down` to stay.
+SHELL := /bin/bash
+PYTHON ?= $(shell for v in 3.11 3.12 3.13; do command -v python$$v && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+FARM := $(BIN)/farm
+
+.PHONY: demo test lint up down clean
+
+demo: $(VENV)/.server
+	@$(FARM) demo
+
+up: $(VENV)/.server
+	@$(FARM) up --background
+
+down: $(VENV)/.server
+	@$(FARM) down
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m tests.house.browser
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --level error
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "turbofarm needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing: on Debian, apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.server: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV): about 2 GB, a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,gpu]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.server
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,gpu,dev]"
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) demo-out .pytest_cache .ruff_cache
