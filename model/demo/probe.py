@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -90,21 +91,24 @@ def read_shape(masks: torch.Tensor, turning: bool) -> str:
 
 def best_overlap(mask: torch.Tensor, shape: str, turning: bool) -> float:
     """Intersection over union of the mask with the shape drawn at its place, best over radius and angle."""
-    h, w = mask.shape
+    rows, columns = (mask.any(dim).nonzero() for dim in (1, 0))
+    mask = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    mask = torch.nn.functional.pad(mask, (4, 4, 4, 4))  # the drawn shape may be a little larger
     cx, cy = centre(mask).tolist()
-    y, x = torch.meshgrid(torch.arange(h) - cy, torch.arange(w) - cx, indexing="ij")
+    y, x = torch.meshgrid(torch.arange(mask.shape[0]) - cy, torch.arange(mask.shape[1]) - cx, indexing="ij")
+    area, offset = unit_shape(shape)
+    radius = math.sqrt(float(mask.sum()) / area) * torch.tensor([0.92, 1.0, 1.08])[:, None, None, None]
+    angle = torch.arange(_ANGLES if turning else 1)[None, :, None, None] * (2 * math.pi / _ANGLES)
+    px, py = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    drawn = world.signed_distance(shape, px / radius, py / radius + offset) < 0  # [radii, angles, h, w]
+    overlap = (drawn & mask).sum((2, 3)) / (drawn | mask).sum((2, 3))
+    return float(overlap.max())
+
+
+@cache
+def unit_shape(shape: str) -> tuple[float, float]:
+    """Area of the shape of radius 1, and how far its centroid lies below its origin."""
     unit = torch.linspace(-1.3, 1.3, 105)
-    uy, ux = torch.meshgrid(unit, unit, indexing="ij")
-    inside = world.signed_distance(shape, ux, uy) < 0
-    share = float(inside.float().mean()) * 2.6**2  # area of the unit shape
-    offset = float(uy[inside].mean())  # its centroid is not quite at its origin
-    best = 0.0
-    base = math.sqrt(float(mask.sum()) / share)
-    for scale in (0.92, 1.0, 1.08):
-        r = base * scale
-        for i in range(_ANGLES if turning else 1):
-            a = 2 * math.pi * i / _ANGLES
-            px, py = x * math.cos(a) + y * math.sin(a), y * math.cos(a) - x * math.sin(a)
-            drawn = world.signed_distance(shape, px / r, py / r + offset) < 0
-            best = max(best, float((drawn & mask).sum() / (drawn | mask).sum()))
-    return best
+    y, x = torch.meshgrid(unit, unit, indexing="ij")
+    inside = world.signed_distance(shape, x, y) < 0
+    return float(inside.float().mean()) * 2.6**2, float(y[inside].mean())

@@ -80,11 +80,11 @@ def measure(vae: WanVAE, device: torch.device, out: Path | None = None) -> dict[
 
 
 @torch.no_grad()
-def fold_latent_statistics(vae: WanVAE, device: torch.device) -> None:
+def fold_latent_statistics(vae: WanVAE, device: torch.device, batches: int = 16) -> None:
     """Scale the last encoder and first decoder layer so that latents have mean 0 and deviation 1."""
     p = preset("demo-t2v")
     means, squares = [], []
-    for i in range(16):
+    for i in range(batches):
         scenes = [world.random_scene(random.Random(20_000 + 16 * i + j)) for j in range(16)]
         latent = vae.encode(world.draw(scenes, p.frames, p.size[0], device)).float()
         means.append(latent.mean(dim=(0, 2, 3, 4)))

@@ -1,0 +1,35 @@
+"""`farm up --background`: the same `farm up` in a session of its own; returns once the farm is ready."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from farm.cli import output
+from farm.domain.errors import Exit
+from farm.settings import Settings
+
+
+def up_in_background(settings: Settings, flags: Sequence[str]) -> int:
+    """Start the farm and wait until it is ready. Returns an exit code; what went wrong was printed."""
+    from farm.cluster import supervisor
+
+    settings.make_folders()
+    log = settings.log_dir / "up.log"
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "farm.cli.main", "up", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    while child.poll() is None:
+        status = supervisor.status(settings)
+        if status.pid == child.pid and status.ready:
+            output.data(f"Running on local URL: {status.url}")
+            output.data(f"logs: {settings.log_dir}   stop it: farm down")
+            return Exit.OK
+        time.sleep(0.1)
+    print(log.read_text(encoding="utf-8", errors="replace").strip(), file=sys.stderr)
+    return child.returncode or Exit.FAILED
