@@ -38,7 +38,7 @@ class EncodedVideo:
 class Encoder:
     """Write frames as they come, then close. Until then `path` does not exist; abandoned, it never will.
 
-    size: (width, height) in pixels, both even. crf: 14 for tiny clips, else 18. Raises DiskFull or
+    size: (width, height) in pixels, both even. crf: 8 for tiny clips, else 18. Raises DiskFull or
     FolderUnusable where the folder of `path` cannot take the file.
     """
 
@@ -54,7 +54,7 @@ class Encoder:
         self.frames = 0
         self._packets: list[Packet[VideoStream]] = []  # H.264: a few MB at most
         if crf is None:
-            crf = 14 if max(size) <= SMALL else 18
+            crf = 8 if max(size) <= SMALL else 18
         try:
             descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".mp4")
         except OSError as error:

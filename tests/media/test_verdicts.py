@@ -1,4 +1,4 @@
-"""What the probe reads off a rendered clip survives the MP4. TURBOFARM_CLIPS=50 judges as many as the README does."""
+"""What the probe reads off a rendered clip survives ten MP4s. TURBOFARM_CLIPS=50 judges the README's fifty."""
 
 import os
 from pathlib import Path
