@@ -12,7 +12,7 @@ from typing import Any
 
 from farm.cluster.actors import Actors
 from farm.cluster.claim import steady_clock
-from farm.cluster.forgotten import bury_forgotten
+from farm.cluster.deaths import bury_forgotten
 from farm.cluster.poke import listen, send
 from farm.cluster.post import Post
 from farm.cluster.slots import Slot

@@ -192,6 +192,13 @@ def fail(
     return _settled(db, act, _after(job, epoch, outcome))
 
 
+def held(db: Database, worker: str) -> list[tuple[str, int]]:
+    """The claims of this worker, started or not, hidden jobs included: (job, epoch)."""
+    with db.read() as conn:
+        claims = conn.execute(select(leases.c.job, leases.c.epoch).where(leases.c.worker == worker))
+        return [(row.job, row.epoch) for row in claims]
+
+
 def lost(db: Database, job: str, epoch: int, cause: str, crash_cap: int = 3) -> JobState | None:
     """A death notice: the worker's process is gone, so the job need not wait for its lease to expire."""
 
