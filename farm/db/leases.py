@@ -88,14 +88,10 @@ def start(db: Database, job: str, epoch: int) -> bool:
     """The worker begins to render. False: the claim is void, do nothing."""
 
     def act(conn: Connection) -> bool:
-        if not move(
-            conn, START, is_claim(job, epoch), worker=worker_of(conn, job, epoch), started_at=farm_now()
-        ):
+        if not move(conn, START, is_claim(job, epoch), worker=worker_of(conn, job, epoch), started_at=farm_now()):
             return False
         conn.execute(
-            update(attempts)
-            .where(attempts.c.job == job, attempts.c.epoch == epoch)
-            .values(started_at=farm_now())
+            update(attempts).where(attempts.c.job == job, attempts.c.epoch == epoch).values(started_at=farm_now())
         )
         return True
 
