@@ -195,7 +195,10 @@ class Supervisor:
         now = FarmStatus(True, self._ready, os.getpid(), self._settings.url, self._began, children)
         if now != self._written:
             self._written = now
-            self._lock.write(now)
+            try:
+                self._lock.write(now)
+            except OSError as error:  # a disk in trouble is no reason to end the farm
+                self._log.warning("status_not_written", error=str(error))
 
 
 def _probe_folder(settings: Settings) -> None:
