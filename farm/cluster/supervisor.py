@@ -17,9 +17,10 @@ from farm.cluster import processes, ray_node
 from farm.cluster.children import Child, ChildSpec, children_of
 from farm.cluster.lock import FarmLock, FarmStatus, end_leftovers, is_held, read_status
 from farm.db.engine import migrate
-from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse
+from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse, UnknownModel
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings
+from model.wan.config import installed
 
 _TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
 _START_PATIENCE = 120.0  # seconds until ready
@@ -37,8 +38,9 @@ def up(
 ) -> None:
     """Runs the farm in this process until SIGINT or SIGTERM. `children` is for tests.
 
-    Raises FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
+    Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
     """
+    _probe_model(settings)
     settings.make_folders()
     _probe_folder(settings)
     lock = FarmLock(settings)
@@ -199,6 +201,17 @@ class Supervisor:
                 self._lock.write(now)
             except OSError as error:  # a disk in trouble is no reason to end the farm
                 self._log.warning("status_not_written", error=str(error))
+
+
+def _probe_model(settings: Settings) -> None:
+    """A farm that waits for weights that nobody has would look ready and render nothing."""
+    names = [preset.name for preset in installed()]
+    if settings.model not in names:
+        raise UnknownModel(
+            f"there are no weights of a model {settings.model!r} on this machine",
+            f"choose one of: {', '.join(names) or 'none is installed'}",
+            field="model",
+        )
 
 
 def _probe_folder(settings: Settings) -> None:
