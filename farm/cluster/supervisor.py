@@ -20,6 +20,7 @@ from farm.db.engine import migrate
 from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse, UnknownModel
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings
+from farm.storage.store import open_store
 from model.wan.config import installed
 
 _TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
@@ -38,7 +39,8 @@ def up(
 ) -> None:
     """Runs the farm in this process until SIGINT or SIGTERM. `children` is for tests.
 
-    Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
+    Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, StorageUnavailable, SchemaOutdated,
+    ChildCannotStart.
     """
     _probe_model(settings)
     settings.make_folders()
@@ -49,6 +51,7 @@ def up(
         if lock.before is not None:
             log.info("leftovers_ended", children=end_leftovers(lock.before.children))
         _probe_port(settings)
+        open_store(settings.store)
         settings = settings.model_copy(update={"ray_address": f"127.0.0.1:{ray_node.free_port()}"})
         # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
         shutil.rmtree(settings.ray_dir, ignore_errors=True)

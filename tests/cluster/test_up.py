@@ -117,6 +117,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path):
         up(load_settings(home=tmp_path / "file" / "home", port=ray_node.free_port()))
 
 
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "file").touch()
+    settings = load_settings(home=tmp_path / "home", port=ray_node.free_port(), store=str(tmp_path / "file"))
+    with pytest.raises(FolderUnusable, match=f"{tmp_path}/file is not a folder"):
+        up(settings, children=lambda _: pytest.fail("children were made"))
+    assert not status(settings).running
+
+
 @pytest.mark.parametrize("model", ["demo-t3v", "wan2.1-t2v-14b"])
 def test_a_model_without_weights_here_is_refused(tmp_path: Path, model: str):
     with pytest.raises(UnknownModel, match=model) as caught:
