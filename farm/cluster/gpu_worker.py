@@ -121,6 +121,10 @@ class GpuWorker:
         self._load()
         with self._changed:
             self._change("idle")
+        self._work(renderer)
+
+    def _work(self, renderer: Renderer) -> None:
+        """Claim after claim. Ends only with the process."""
         sit_out = _SIT_OUT
         while True:
             with self._changed:
