@@ -9,7 +9,7 @@ import stat
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     renew_every: float = Field(default=5.0, gt=0, description="seconds between two renewals by the node agent")
     beat_every: float = Field(default=1.0, gt=0, description="seconds between two beats of a worker")
     crash_cap: int = Field(default=3, ge=1, description="blamed attempts after which a job fails as poison")
-    log_level: str = Field(default="INFO")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")
     ray_address: str = Field(default="", description="host:port of Ray's head; `farm up` starts one and sets it")

@@ -71,9 +71,10 @@ class Beater:
                 self._reply.unlink(missing_ok=True)
 
     def _beat(self, answers: socket.socket) -> None:
-        beat, claim = self._look()
+        _, claim = self._look()
         if claim is not None:
-            claim.changed.clear()
+            claim.changed.clear()  # before the look that is sent: what moves after it is news again
+        beat, claim = self._look()
         message = SentBeat(beat, steady_clock(), self._reply)
         with contextlib.suppress(OSError):  # no agent, or one too busy to read: seen by its silence
             answers.setblocking(False)

@@ -12,11 +12,11 @@ from typing import Any
 
 from farm.cluster.actors import Actors
 from farm.cluster.claim import steady_clock
-from farm.cluster.forgotten import bury_forgotten
+from farm.cluster.deaths import bury_forgotten
 from farm.cluster.poke import listen, send
 from farm.cluster.post import Post
 from farm.cluster.slots import Slot
-from farm.db import lanes, leases, workers
+from farm.db import events, lanes, leases, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.states import Wish
@@ -26,6 +26,7 @@ from farm.scheduling.lanes import LaneView, next_lane
 from farm.settings import Settings, load_settings
 
 _POLL = 1.0  # seconds between two looks when nobody pokes
+_PRUNE_EVERY = 3600.0  # seconds between two prunings of the outbox, which is kept for days
 _STOP = b"stop"
 
 
@@ -41,6 +42,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._stopping = False
         self._health = Health(settings.lease_ttl)
+        self._prune_at = 0.0
 
     def run(self) -> None:
         """Until `stop`. Its socket is bound once Ray and the database have answered: that is "ready"."""
@@ -74,6 +76,9 @@ class Dispatcher:
             self._wake.set()
         self._claim()
         self._reap()
+        if steady_clock() >= self._prune_at:
+            self._prune_at = steady_clock() + _PRUNE_EVERY
+            events.prune(self._db)
 
     def _new_post(self, slot: Slot) -> Post:
         return Post(slot, self._settings, self._actors, self._db, self._wake.set, self._log)

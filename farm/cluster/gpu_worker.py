@@ -41,8 +41,6 @@ class WorkerStatus:
     worker: str
     pid: int
     ready: bool
-    job: str | None
-    epoch: int
     jobs_done: int
 
 
@@ -82,12 +80,7 @@ class GpuWorker:
         """The status as soon as it differs from version `seen`, or after `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: self._version != seen, timeout=seconds)
-            claim = self._claim
-            return WorkerStatus(
-                version=self._version, worker=self._id, pid=os.getpid(), ready=self._ready,
-                job=None if claim is None else claim.assignment.job,
-                epoch=0 if claim is None else claim.assignment.epoch, jobs_done=self._jobs_done,
-            )  # fmt: skip
+            return WorkerStatus(self._version, self._id, os.getpid(), self._ready, self._jobs_done)
 
     # -- the beat thread ---------------------------------------------------------------------------
 
@@ -128,6 +121,10 @@ class GpuWorker:
         self._load()
         with self._changed:
             self._change("idle")
+        self._work(renderer)
+
+    def _work(self, renderer: Renderer) -> None:
+        """Claim after claim. Ends only with the process."""
         sit_out = _SIT_OUT
         while True:
             with self._changed:

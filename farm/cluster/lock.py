@@ -13,6 +13,9 @@ from farm.cluster import processes
 from farm.domain.errors import FolderInUse, FolderUnusable
 from farm.settings import Settings
 
+_BLOCK = 4096  # bytes, several times what the status of all children needs
+_FIRST_NOTE = 2.0  # seconds between a farm's taking the lock and its note of who it is, at the very most
+
 
 @dataclass(frozen=True)
 class ChildStatus:
@@ -60,9 +63,8 @@ class FarmLock:
         self.write(FarmStatus(False, False, os.getpid(), settings.url, datetime.now(UTC)))
 
     def write(self, status: FarmStatus) -> None:
-        data = json.dumps(asdict(status), default=str).encode()
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, data, 0)
+        """Always a block as long as the first one, which has its place on the disk even when that is full."""
+        os.pwrite(self._file, json.dumps(asdict(status), default=str).encode().ljust(_BLOCK), 0)
 
     def release(self) -> None:
         """Nothing is left to be cleaned up after us."""
@@ -87,10 +89,19 @@ def is_held(settings: Settings) -> bool:
 
 
 def read_status(settings: Settings) -> FarmStatus:
-    """What the supervisor wrote last; `running` is asked of the lock itself."""
-    status = _read(settings.lock_file) or FarmStatus(False, False, 0, settings.url, None)
+    """What the supervisor wrote last; `running` is asked of the lock itself. Raises FolderUnusable."""
     running = is_held(settings)
-    return replace(status, running=running, ready=running and status.ready)
+    if running:
+        processes.wait_until(lambda: _read(settings.lock_file) is not None, _FIRST_NOTE)
+    status = _read(settings.lock_file)
+    if status is not None:
+        return replace(status, running=running, ready=running and status.ready)
+    if running:  # no pid may be guessed here: whoever stops a farm sends signals to it
+        raise FolderUnusable(
+            f"{settings.lock_file} is locked and does not say by whom",
+            f"find the process with: fuser {settings.lock_file}",
+        )
+    return FarmStatus(False, False, 0, settings.url, None)
 
 
 def end_leftovers(children: tuple[ChildStatus, ...]) -> list[str]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from farm.cluster.actors import ActorDied, Actors, answer
 from farm.cluster.claim import steady_clock
+from farm.cluster.deaths import bury
 from farm.cluster.gpu_worker import WorkerStatus
 from farm.cluster.slots import Slot
-from farm.db import leases, workers
+from farm.db import leases
 from farm.db.engine import Database
 from farm.domain.job import Assignment
 from farm.ops.logging import Log
@@ -23,9 +24,7 @@ _SETTLED = 60.0  # seconds of life, or one finished job, after which a death is 
 class _Death:
     """Still to be told to the database."""
 
-    worker: str | None
-    job: str | None
-    epoch: int
+    worker: str
     cause: str
 
 
@@ -80,7 +79,8 @@ class Post:
 
     def replace(self) -> None:
         """Ends this worker, which is idle; once it is seen dead another is hired."""
-        self._status = None
+        assert self._status is not None
+        self._status = replace(self._status, ready=False)  # kept: whose death it is must be told
         self._actors.kill(self._actor)
 
     def end_if_silent(self, seconds: float) -> None:
@@ -127,27 +127,17 @@ class Post:
         self._given, self._offer = None, None
 
     def _bury(self, cause: str) -> None:
-        status, given = self._status, self._given
-        job = given.job if given is not None else status.job if status is not None else None
-        epoch = given.epoch if given is not None else status.epoch if status is not None else 0
-        pid = f" (pid {status.pid})" if status is not None else ""
-        self._log.warning("worker_died", worker=self.worker_id, job=job, epoch=epoch, cause=cause)
-        self._deaths.append(_Death(self.worker_id, job, epoch, f"the worker's process{pid} died"))
+        status = self._status
+        self._log.warning("worker_died", worker=self.worker_id, cause=cause)
+        if status is not None:  # one that died before we heard of it is found by bury_forgotten
+            self._deaths.append(_Death(status.worker, f"the worker's process (pid {status.pid}) died"))
         settled = steady_clock() - self._born_at > _SETTLED or (status is not None and status.jobs_done > 0)
         self._backoff = _FIRST_BACKOFF if settled else min(_LONGEST_BACKOFF, 2 * self._backoff or _FIRST_BACKOFF)
         self._employ_at = steady_clock() + self._backoff
         self._actor = self._watch = self._status = self._given = self._offer = None
 
     def _tell_deaths(self) -> None:
-        """At once, so that a job need not wait for its lease to run out; the fence decides as always."""
         while self._deaths:
-            death = self._deaths[0]
-            if death.job is not None:
-                state = leases.lost(
-                    self._db, death.job, death.epoch, death.cause, crash_cap=self._settings.crash_cap
-                )
-                self._log.info("death_told", job=death.job, epoch=death.epoch, now=state)
-            if death.worker is not None:
-                workers.gone(self._db, death.worker)
+            bury(self._settings, self._db, self._deaths[0].worker, self._deaths[0].cause, self._log)
             self._deaths.pop(0)
             self._wake()  # a job may be back in the queue

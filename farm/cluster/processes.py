@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -117,12 +116,6 @@ def port_owner(port: int) -> str | None:
         if entry.name.isdecimal() and inodes & _open_files(entry):
             return f"pid {entry.name} ({_command(entry)})"
     return None
-
-
-def answers(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-        return True
-    return False
 
 
 def _open_files(process: Path) -> set[str]:

@@ -17,9 +17,11 @@ from farm.cluster import processes, ray_node
 from farm.cluster.children import Child, ChildSpec, children_of
 from farm.cluster.lock import FarmLock, FarmStatus, end_leftovers, is_held, read_status
 from farm.db.engine import migrate
-from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse
+from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse, UnknownModel
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings
+from farm.storage.store import open_store
+from model.wan.config import installed
 
 _TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
 _START_PATIENCE = 120.0  # seconds until ready
@@ -37,8 +39,10 @@ def up(
 ) -> None:
     """Runs the farm in this process until SIGINT or SIGTERM. `children` is for tests.
 
-    Raises FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
+    Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, StorageUnavailable, SchemaOutdated,
+    ChildCannotStart.
     """
+    _probe_model(settings)
     settings.make_folders()
     _probe_folder(settings)
     lock = FarmLock(settings)
@@ -47,6 +51,7 @@ def up(
         if lock.before is not None:
             log.info("leftovers_ended", children=end_leftovers(lock.before.children))
         _probe_port(settings)
+        open_store(settings.store)
         settings = settings.model_copy(update={"ray_address": f"127.0.0.1:{ray_node.free_port()}"})
         # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
         shutil.rmtree(settings.ray_dir, ignore_errors=True)
@@ -195,7 +200,21 @@ class Supervisor:
         now = FarmStatus(True, self._ready, os.getpid(), self._settings.url, self._began, children)
         if now != self._written:
             self._written = now
-            self._lock.write(now)
+            try:
+                self._lock.write(now)
+            except OSError as error:  # a disk in trouble is no reason to end the farm
+                self._log.warning("status_not_written", error=str(error))
+
+
+def _probe_model(settings: Settings) -> None:
+    """A farm that waits for weights that nobody has would look ready and render nothing."""
+    names = [preset.name for preset in installed()]
+    if settings.model not in names:
+        raise UnknownModel(
+            f"there are no weights of a model {settings.model!r} on this machine",
+            f"choose one of: {', '.join(names) or 'none is installed'}",
+            field="model",
+        )
 
 
 def _probe_folder(settings: Settings) -> None:

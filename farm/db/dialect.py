@@ -86,9 +86,7 @@ def _wall_clock() -> datetime:
 
 def _connect_sqlite(url: URL, now: Callable[[], datetime], busy_timeout: float) -> Engine:
     def farm_now_text(seconds: float = 0.0) -> str:
-        moment = (
-            datetime.fromtimestamp(now().timestamp() + seconds, UTC) if seconds else now().astimezone(UTC)
-        )
+        moment = datetime.fromtimestamp(now().timestamp() + seconds, UTC) if seconds else now().astimezone(UTC)
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
     engine = create_engine(

@@ -51,9 +51,7 @@ class Database:
             raise meaning from error
 
 
-def open_database(
-    url: str, now: Callable[[], datetime] | None = None, busy_timeout: float = 15.0
-) -> Database:
+def open_database(url: str, now: Callable[[], datetime] | None = None, busy_timeout: float = 15.0) -> Database:
     """Connect to `url` once, to fail here and clearly if it cannot be used.
 
     `now` replaces the database's clock in tests. `busy_timeout`: seconds to wait for another writer.

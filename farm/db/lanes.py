@@ -43,7 +43,5 @@ def open_lane(db: Database, lane: str) -> bool:
 def _set_reason(db: Database, lane: str, reason: str | None) -> bool:
     with db.write() as conn:
         return bool(
-            conn.execute(
-                update(lane_rows).where(lane_rows.c.id == lane).values(closed_reason=reason)
-            ).rowcount
+            conn.execute(update(lane_rows).where(lane_rows.c.id == lane).values(closed_reason=reason)).rowcount
         )

@@ -88,14 +88,10 @@ def start(db: Database, job: str, epoch: int) -> bool:
     """The worker begins to render. False: the claim is void, do nothing."""
 
     def act(conn: Connection) -> bool:
-        if not move(
-            conn, START, is_claim(job, epoch), worker=worker_of(conn, job, epoch), started_at=farm_now()
-        ):
+        if not move(conn, START, is_claim(job, epoch), worker=worker_of(conn, job, epoch), started_at=farm_now()):
             return False
         conn.execute(
-            update(attempts)
-            .where(attempts.c.job == job, attempts.c.epoch == epoch)
-            .values(started_at=farm_now())
+            update(attempts).where(attempts.c.job == job, attempts.c.epoch == epoch).values(started_at=farm_now())
         )
         return True
 
@@ -190,6 +186,13 @@ def fail(
         )
 
     return _settled(db, act, _after(job, epoch, outcome))
+
+
+def held(db: Database, worker: str) -> list[tuple[str, int]]:
+    """The claims of this worker, started or not, hidden jobs included: (job, epoch)."""
+    with db.read() as conn:
+        claims = conn.execute(select(leases.c.job, leases.c.epoch).where(leases.c.worker == worker))
+        return [(row.job, row.epoch) for row in claims]
 
 
 def lost(db: Database, job: str, epoch: int, cause: str, crash_cap: int = 3) -> JobState | None:

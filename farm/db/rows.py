@@ -1,6 +1,5 @@
 """Rows become domain objects here, and domain objects JSON."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,6 +67,4 @@ def plain(value: object) -> Any:
     """A column's value as the outbox spells it: times in RFC 3339, UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, Artifact | JobError):
-        return asdict(value)
     return value

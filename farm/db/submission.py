@@ -156,19 +156,9 @@ def _announce(conn: Connection, created: Iterable[Job]) -> None:
 
 def _first_news(job: Job) -> Iterator[tuple[str, Any]]:
     for name in (
-        "state",
-        "epoch",
-        "owner",
-        "project",
-        "batch",
-        "lane",
-        "priority",
-        "created_at",
-        "not_before",
-    ):
+        "state", "epoch", "owner", "project", "batch", "lane", "priority", "created_at", "not_before",
+    ):  # fmt: skip
         yield name, getattr(job, name)
-    yield "created_at", job.created_at
-    yield "not_before", job.not_before
     for name in ("model", "prompt", "width", "height", "frames", "fps", "steps", "seed"):
         yield name, getattr(job.spec, name)
     yield "worker", None

@@ -43,10 +43,7 @@ def move(
     won = list(conn.execute(stmt).mappings())
     outbox.append(
         conn,
-        [
-            ("job", row["id"], {name: row[name] for name in (*_ALWAYS, *values)} | {"worker": worker})
-            for row in won
-        ],
+        [("job", row["id"], {name: row[name] for name in (*_ALWAYS, *values)} | {"worker": worker}) for row in won],
     )
     return won
 
@@ -143,7 +140,5 @@ def _some_job(lane: str, states: tuple[JobState, ...]) -> Any:
 def _charge(conn: Connection, job: str, seconds: float) -> None:
     lane = select(jobs.c.lane).where(jobs.c.id == job).scalar_subquery()
     conn.execute(
-        update(lanes)
-        .where(lanes.c.id == lane)
-        .values(virtual_time=lanes.c.virtual_time + seconds / lanes.c.weight)
+        update(lanes).where(lanes.c.id == lane).values(virtual_time=lanes.c.virtual_time + seconds / lanes.c.weight)
     )

@@ -108,9 +108,7 @@ def wish(db: Database, worker_id: str, wanted: Wish) -> Worker:
     """What the operator wants; obeyed at the next heartbeat. Raises WorkerNotFound."""
     with db.write() as conn:
         row = (
-            conn.execute(
-                update(workers).where(workers.c.id == worker_id).values(wish=wanted).returning(workers)
-            )
+            conn.execute(update(workers).where(workers.c.id == worker_id).values(wish=wanted).returning(workers))
             .mappings()
             .one_or_none()
         )

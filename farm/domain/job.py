@@ -168,7 +168,8 @@ class Event:
 
 def batch_row_key(row: Mapping[str, Any], occurrence: int) -> str:
     """sha256 of a batch row's canonical content and its n-th occurrence in the file (0-based)."""
-    text = json.dumps([row, occurrence], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    # In ASCII: a row may hold broken Unicode, and it is for the checks of its fields to say so.
+    text = json.dumps([row, occurrence], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

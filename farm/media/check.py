@@ -70,9 +70,7 @@ def _frames(path: Path) -> Iterator[VideoFrame]:
             stream.codec_context.options = {"err_detect": "explode"}
             yield from container.decode(stream)
     except (FFmpegError, IndexError) as error:
-        raise BrokenVideo(
-            f"{path.name} cannot be decoded: {error}", "it is rendered again by itself"
-        ) from error
+        raise BrokenVideo(f"{path.name} cannot be decoded: {error}", "it is rendered again by itself") from error
 
 
 def _is_noise(luma: np.ndarray[Any, np.dtype[np.int16]]) -> bool:

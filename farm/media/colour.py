@@ -9,10 +9,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 # swscale's fast paths truncate: a grey of 245 comes back as 244 and a green 14 levels darker after ten
 # trips (measured). With these three flags it stays within one level for ever.
 EXACT = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
 
 

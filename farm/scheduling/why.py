@@ -22,9 +22,7 @@ def why(
     """`position`: jobs of its lane that go first. `installed`: names of the models there are, if known."""
     match job.state:
         case JobState.HELD:
-            return Reason(
-                "held", "It is held and will not start by itself.", f"let it go: farm release {job.id}"
-            )
+            return Reason("held", "It is held and will not start by itself.", f"let it go: farm release {job.id}")
         case JobState.SCHEDULED:
             return _scheduled(job, now)
         case JobState.QUEUED:
@@ -171,9 +169,7 @@ def _failed(job: Job) -> Reason:
     if job.error is None:
         return Reason("failed", "It failed.", f"run it again: farm retry {job.id}")
     said = job.error.message.rstrip(".")
-    return Reason(
-        job.error.code, f"It failed: {said}.", job.error.next or f"run it again: farm retry {job.id}"
-    )
+    return Reason(job.error.code, f"It failed: {said}.", job.error.next or f"run it again: farm retry {job.id}")
 
 
 def _is_heard(worker: Worker, now: datetime) -> bool:
@@ -203,6 +199,4 @@ def _span(seconds: float) -> str:
         return _count(seconds, "second")
     if seconds < 7200:
         return _count(round(seconds / 60), "minute")
-    return (
-        _count(round(seconds / 3600), "hour") if seconds < 172800 else _count(round(seconds / 86400), "day")
-    )
+    return _count(round(seconds / 3600), "hour") if seconds < 172800 else _count(round(seconds / 86400), "day")

@@ -120,9 +120,7 @@ def upgrade() -> None:
             "(state IN ('cancelled', 'failed', 'succeeded')) = (finished_at IS NOT NULL)",
             name=op.f("jobs_finished_when_final"),
         ),
-        sa.CheckConstraint(
-            "state <> 'succeeded' OR artifact IS NOT NULL", name=op.f("jobs_success_has_video")
-        ),
+        sa.CheckConstraint("state <> 'succeeded' OR artifact IS NOT NULL", name=op.f("jobs_success_has_video")),
         sa.ForeignKeyConstraint(["lane"], ["lanes.id"], name=op.f("jobs_lane_of_lanes")),
         sa.ForeignKeyConstraint(
             ["owner", "batch"], ["batches.owner", "batches.name"], name=op.f("jobs_owner_batch_of_batches")
@@ -180,9 +178,7 @@ def upgrade() -> None:
         sa.Column("claimed_at", UtcTime(), nullable=False),
         sa.Column("started_at", UtcTime(), nullable=True),
         sa.Column("finished_at", UtcTime(), nullable=True),
-        sa.CheckConstraint(
-            "(outcome IS NULL) = (finished_at IS NULL)", name=op.f("attempts_closed_with_outcome")
-        ),
+        sa.CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name=op.f("attempts_closed_with_outcome")),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("attempts_job_of_jobs")),
         sa.ForeignKeyConstraint(["worker"], ["workers.id"], name=op.f("attempts_worker_of_workers")),
         sa.PrimaryKeyConstraint("job", "epoch", name=op.f("attempts_key")),

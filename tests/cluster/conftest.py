@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,8 @@ class Farm:
 
 def make_farm(home: Path, **options: Any) -> Farm:
     settings = load_settings(
-        home=home, pipeline="tests.cluster.fake_model:Pipeline", lease_ttl=4.0, renew_every=1.0,
-        beat_every=0.3, ray_address=f"127.0.0.1:{ray_node.free_port()}", **options,
+        home=home, lease_ttl=4.0, renew_every=1.0, beat_every=0.3,
+        ray_address=f"127.0.0.1:{ray_node.free_port()}", **options,
     )  # fmt: skip
     settings.make_folders()
     migrate(settings.database_url)
@@ -133,16 +134,22 @@ def make_farm(home: Path, **options: Any) -> Farm:
     return Farm(settings, open_database(settings.database_url), environment)
 
 
-@pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    """Two CPU workers."""
-    farm = make_farm(tmp_path_factory.mktemp("farm"), workers=2)
+@contextmanager
+def started(farm: Farm, workers: int) -> Iterator[Farm]:
     try:
         farm.start("ray", ray_node.start_command(farm.settings, int(farm.settings.ray_address.split(":")[1])))
         farm.start_agent()
         farm.start_dispatcher()
-        farm.wait_idle(2)
+        farm.wait_idle(workers)
         yield farm
     finally:
         farm.stop()
         farm.db.close()
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """Two CPU workers."""
+    home = tmp_path_factory.mktemp("farm")
+    with started(make_farm(home, workers=2, pipeline="tests.cluster.fake_model:Pipeline"), 2) as farm:
+        yield farm

@@ -59,14 +59,6 @@ def test_a_killed_worker_costs_an_attempt_and_not_the_job(farm: Farm, gate: Path
     assert victim.id not in {w.id for w in farm.wait_idle(2)}
 
 
-def test_ten_jobs_in_a_row_load_the_model_once(farm: Farm):
-    before = sum(e["event"] == "model_loaded" for e in farm.events("worker"))
-    done = [farm.wait_final(farm.submit(f"number {n}")) for n in range(10)]
-    assert [job.state for job in done] == [JobState.SUCCEEDED] * 10
-    assert sum(e["event"] == "model_loaded" for e in farm.events("worker")) == before
-    until("beats tell of ten jobs", lambda: sum(w.jobs_done for w in farm.workers()) >= 10)
-
-
 def test_cancel_reaches_the_worker_at_its_next_step(farm: Farm, gate: Path):
     job = farm.submit(f"gate={gate}")
     farm.wait_step(job)

@@ -42,7 +42,9 @@ def test_a_child_in_another_folder_means_the_same_files(tmp_path: Path, monkeypa
     assert settings.database_url == f"sqlite:///{tmp_path}/jobs.db"
 
 
-@pytest.mark.parametrize("text", ["prot = 7861\n", "port = 'x'\n", "port = \n", "lease_ttl = 3.0\n"])
+@pytest.mark.parametrize(
+    "text", ["prot = 7861\n", "port = 'x'\n", "port = \n", "lease_ttl = 3.0\n", "log_level = 'loud'\n"]
+)
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str):
     (tmp_path / "farm.toml").write_text(text)
     with pytest.raises(InvalidRequest) as caught:

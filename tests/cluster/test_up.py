@@ -18,7 +18,7 @@ from farm.cluster.processes import session_members, started
 from farm.cluster.supervisor import down, status, up
 from farm.db import jobs
 from farm.db.engine import open_database
-from farm.domain.errors import FolderInUse, FolderUnusable, PortInUse
+from farm.domain.errors import FolderInUse, FolderUnusable, PortInUse, UnknownModel
 from farm.domain.states import JobState, Outcome
 from farm.settings import Settings, load_settings
 from tests.cluster.conftest import ROOT, Farm, until
@@ -115,6 +115,22 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(FolderUnusable):
         up(load_settings(home=tmp_path / "file" / "home", port=ray_node.free_port()))
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "file").touch()
+    settings = load_settings(home=tmp_path / "home", port=ray_node.free_port(), store=str(tmp_path / "file"))
+    with pytest.raises(FolderUnusable, match=f"{tmp_path}/file is not a folder"):
+        up(settings, children=lambda _: pytest.fail("children were made"))
+    assert not status(settings).running
+
+
+@pytest.mark.parametrize("model", ["demo-t3v", "wan2.1-t2v-14b"])
+def test_a_model_without_weights_here_is_refused(tmp_path: Path, model: str):
+    with pytest.raises(UnknownModel, match=model) as caught:
+        up(load_settings(home=tmp_path / "home", port=ray_node.free_port(), model=model))
+    assert "demo-t2v" in caught.value.next
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -157,9 +157,7 @@ def test_a_stale_worker_changes_nothing(db, clock, act, started):
 
 
 @pytest.mark.parametrize("final", sorted(FINAL))
-@pytest.mark.parametrize(
-    "act", ["start", "recall", "finish", "fail", "give_back", "cancelled", "lost", "reap"]
-)
+@pytest.mark.parametrize("act", ["start", "recall", "finish", "fail", "give_back", "cancelled", "lost", "reap"])
 def test_nothing_overwrites_a_final_state(db, clock, act, final):
     job_id = running(db)
     if final is JobState.SUCCEEDED:

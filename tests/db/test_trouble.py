@@ -186,7 +186,6 @@ def test_two_migrations_at_once_both_succeed(tmp_path):
     url = f"sqlite:///{tmp_path}/farm.db"
     code = "import sys; from farm.db.engine import migrate; print(migrate(sys.argv[1]))"
     both = [
-        subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     assert [p.communicate(timeout=60)[0].strip() for p in both] == [migrate(url)] * 2

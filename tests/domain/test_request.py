@@ -160,6 +160,12 @@ def test_a_batch_row_is_known_by_its_content_and_occurrence() -> None:
     assert not first[0].interactive
 
 
+@pytest.mark.parametrize("row", [{"prompt": "a", "tags": {"shot": "\ud800"}}, {"prompt": ["\ud800"]}])
+def test_a_row_with_half_a_character_deep_inside_is_a_bad_row_and_no_crash(row: dict[str, Any]) -> None:
+    with pytest.raises(BadRows):
+        batch_jobs("night", [row], MODELS)
+
+
 def test_every_bad_row_of_a_batch_is_reported_and_none_is_accepted() -> None:
     with pytest.raises(BadRows) as caught:
         batch_jobs("night", ["a kite", "", {"prompt": "a", "steps": 99}, 7], MODELS)

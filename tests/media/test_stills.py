@@ -44,9 +44,7 @@ def test_a_sheet_has_a_row_of_frames_from_first_to_last_for_each_video():
 
 
 def test_labels_are_drawn_and_differ():
-    one, other = (
-        label_of(image(stills.sheet([colours()], [text]))) for text in ("a red kite", "a blue ball")
-    )
+    one, other = (label_of(image(stills.sheet([colours()], [text]))) for text in ("a red kite", "a blue ball"))
     assert ImageChops.difference(one, other).getbbox() is not None
     assert one.getextrema()[0][1] > 150, "light ink on dark paper"
 
