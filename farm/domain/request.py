@@ -289,7 +289,7 @@ def _frames(wish: Fields, preset: Preset) -> int:
         if not 0 < seconds < 1e6 or frames_of(seconds, preset) < MIN_FRAMES:
             raise InvalidRequest(
                 f"{seconds:g} seconds is too short or too long for a video",
-                f"{preset.name} renders up to {longest} seconds",
+                f"{preset.name} renders {MIN_FRAMES / preset.fps:.2g} to {longest} seconds",
                 "seconds",
             )
         wanted = frames_of(seconds, preset)
