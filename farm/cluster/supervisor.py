@@ -18,8 +18,11 @@ from farm.cluster.children import Child, ChildSpec, children_of
 from farm.cluster.lock import FarmLock, FarmStatus, end_leftovers, is_held, read_status
 from farm.db.engine import migrate
 from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse
+from farm.domain.request import Models
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings
+from model.checkpoints.digest import weights_digest
+from model.wan.config import installed
 
 _TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
 _START_PATIENCE = 120.0  # seconds until ready
@@ -37,8 +40,9 @@ def up(
 ) -> None:
     """Runs the farm in this process until SIGINT or SIGTERM. `children` is for tests.
 
-    Raises FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
+    Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, SchemaOutdated, ChildCannotStart.
     """
+    _probe_model(settings)
     settings.make_folders()
     _probe_folder(settings)
     lock = FarmLock(settings)
@@ -196,6 +200,11 @@ class Supervisor:
         if now != self._written:
             self._written = now
             self._lock.write(now)
+
+
+def _probe_model(settings: Settings) -> None:
+    """A farm whose own model is not here would refuse every job."""
+    Models({preset.name: preset for preset in installed()}, settings.model, weights_digest).choose(None)
 
 
 def _probe_folder(settings: Settings) -> None:
