@@ -64,7 +64,7 @@ def change(farm: Farm, job_id: str, body: Body) -> Json:
         raise InvalidRequest("priority and hold can be changed", "a job's spec is fixed: rerun it", "body")
     hold = body.get("hold")
     if hold is not None and not isinstance(hold, bool):
-        raise InvalidRequest("hold must be true or false", "", "hold")
+        raise InvalidRequest("hold must be true or false", "true keeps it from starting, false lets it go", "hold")
     if "priority" in body:
         jobs.set_priority(farm.db, job_id, check_priority(body["priority"]))
     if hold is not None:

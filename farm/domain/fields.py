@@ -65,7 +65,7 @@ class Fields:
             return True
         if isinstance(value, str) and value.lower() in {"false", "0", "off", "no"}:
             return False
-        raise InvalidRequest(f"{name} must be true or false, not {quote(value)}", "", name)
+        raise InvalidRequest(f"{name} must be true or false, not {quote(value)}", "leave it out for false", name)
 
 
 def refuse_unwritable(body: Mapping[str, Any]) -> None:
