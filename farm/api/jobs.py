@@ -9,11 +9,12 @@ from fastapi.responses import Response
 
 from farm.api.body import Body, IdempotencyKey
 from farm.api.content import file_name, stored
-from farm.api.present import Json, attempt_json, job_json, when
+from farm.api.present import Json, attempt_json, job_json
 from farm.api.services import Farm, Services
 from farm.db import jobs, lanes, workers
 from farm.db.engine import Database
 from farm.domain.errors import InvalidRequest, NotReady
+from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
 from farm.domain.request import check_priority, hint, new_job
 from farm.domain.states import JobState
@@ -63,7 +64,7 @@ def change(farm: Farm, job_id: str, body: Body) -> Json:
         raise InvalidRequest("priority and hold can be changed", "a job's spec is fixed: rerun it", "body")
     hold = body.get("hold")
     if hold is not None and not isinstance(hold, bool):
-        raise InvalidRequest("hold must be true or false", "", "hold")
+        raise InvalidRequest("hold must be true or false", "true keeps it from starting, false lets it go", "hold")
     if "priority" in body:
         jobs.set_priority(farm.db, job_id, check_priority(body["priority"]))
     if hold is not None:
@@ -161,8 +162,13 @@ def job_detail(farm: Services, job_id: str) -> Json:
         "attempts": attempts,
         "timings": attempts[-1]["timings"] if attempts else {},
         "position": place,
-        "waiting_because": {"code": reason.code, "sentence": reason.sentence, "help": reason.help},
+        "waiting_because": {"code": reason.code, "sentence": reason.sentence, "help": _sentence(reason.help)},
     }
+
+
+def _sentence(help: str) -> str:
+    """It follows a full stop."""
+    return help[:1].upper() + help[1:]
 
 
 def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | None = None) -> NewJob:
@@ -217,17 +223,14 @@ def parse_states(names: list[str] | None) -> list[JobState] | None:
     """`state=a&state=b` or `state=a,b`."""
     if not names or names == [""]:
         return None
-    try:
-        return [JobState(name) for part in names for name in part.split(",") if name]
-    except ValueError as error:
-        states = ", ".join(JobState)
-        raise InvalidRequest(f"{error}", f"choose from: {states}", "state") from None
+    states = {state.value: state for state in JobState}
+    wanted = [name for part in names for name in part.split(",") if name]
+    if strange := next((name for name in wanted if name not in states), None):
+        raise InvalidRequest(f"no state is called {quote(strange)}", f"choose from: {', '.join(states)}", "state")
+    return [states[name] for name in wanted]
 
 
 def _move(farm: Services, transition: Callable[[Database, str], Job], job_id: str) -> Json:
     job = transition(farm.db, job_id)
     farm.poke()
     return job_json(job)
-
-
-__all__ = ["again", "finished", "job_detail", "parse_states", "router", "spritesheet", "submit_one", "when"]

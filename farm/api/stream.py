@@ -114,8 +114,6 @@ class Hub:
             if after is not None:
                 async for message in self._replay(after, subscriber):
                     yield message.encode()
-            for message in self._current():
-                yield message.encode()
             while not self._stopping.is_set() and not (subscriber.overflowed and not subscriber.waiting):
                 if not subscriber.waiting and not await self._something(subscriber):
                     yield b": still here\n\n"
@@ -126,6 +124,10 @@ class Hub:
 
     def _join(self, subscriber: Subscriber) -> None:
         self._subscribers.add(subscriber)
+        # The next look tells a newcomer where the running jobs are. What was said to earlier readers may be
+        # long past: while nobody listens nobody looks.
+        for pace in list(self._paces.values()):
+            pace.said, pace.preview = None, None
         self._wanted.set()
 
     def _leave(self, subscriber: Subscriber) -> None:
@@ -222,14 +224,6 @@ class Hub:
     def _picture(self, job: str, step: int) -> dict[str, Any]:
         epoch = jobs.get(self._db, job).epoch
         return {"id": job, "step": step, "url": preview_url(job, epoch, step)}
-
-    def _current(self) -> list[Message]:
-        """Where the running jobs are now, for a reader who has just come."""
-        return [
-            Message("progress", {"id": job, **self._where(pace.said, pace, pace.said_at)})
-            for job, pace in list(self._paces.items())
-            if pace.said is not None
-        ]
 
 
 def _patient_latest(db: Database) -> int:

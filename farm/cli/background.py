@@ -3,17 +3,18 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from farm.cli import output
 from farm.domain.errors import Exit
 from farm.settings import Settings
 
 
-def up_in_background(settings: Settings, flags: Sequence[str]) -> int:
+def up_in_background(settings: Settings, options: Mapping[str, object]) -> int:
     """Start the farm and wait until it is ready. Returns an exit code; what went wrong was printed."""
     from farm.cluster import supervisor
 
+    flags = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     settings.make_folders()
     log = settings.log_dir / "up.log"
     with log.open("wb") as file:

@@ -1,6 +1,7 @@
 """`farm batch submit`: a file of prompts, a job a line; the same file again adds nothing."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -55,8 +56,6 @@ def submit(file: Path, name: str | None, hold: bool, as_json: bool, **options: s
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def status(name: str, as_json: bool) -> None:
     """How far the batch NAME is."""
-    from urllib.parse import quote
-
     found = Client().get(f"/api/batches/{quote(name, safe='')}")
     if as_json:
         output.record(found)

@@ -205,7 +205,7 @@ def _collect(client: Client, jobs: list[Json], out: Path) -> tuple[list[Path], P
     out.mkdir(parents=True, exist_ok=True)
     videos: list[Path] = []
     for number, job in enumerate(jobs, start=1):
-        words = re.sub(r"[^\w]+", "-", job["prompt"]).strip("-")[:40]
+        words = re.sub(r"[^\w]+", "-", job["prompt"])[:40].strip("-")
         path = save(client, job, out / f"{number}-{words}.mp4")
         check_video(path, job["frames"], (job["width"], job["height"]))
         videos.append(path)

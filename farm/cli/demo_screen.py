@@ -19,7 +19,7 @@ class Screen:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._live = colour(sys.stdout) and shutil.get_terminal_size().columns >= 3 * (SIDE + 2)
-        self._lines = 0  # that the last drawing took
+        self._drawn: list[str] = []  # what the next drawing replaces
         self._said: dict[str, str] = {}
         self._pictures: dict[str, tuple[str, list[str]]] = {}
 
@@ -37,13 +37,15 @@ class Screen:
         output.data(f"\x1b[1m{text}\x1b[0m\n" if self._live else text)
 
     def close(self) -> None:
-        self._lines = 0
+        self._drawn = []
 
     def _replace(self, lines: list[str]) -> None:
-        up = f"\x1b[{self._lines}F\x1b[J" if self._lines else ""
+        if lines == self._drawn:
+            return  # drawn again for nothing, it flickers
+        up = f"\x1b[{len(self._drawn)}F\x1b[J" if self._drawn else ""
         sys.stdout.write(up + "".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
-        self._lines = len(lines)
+        self._drawn = lines
 
     def _print_changes(self, jobs: list[Json]) -> None:
         for number, job in enumerate(jobs, start=1):
@@ -51,8 +53,9 @@ class Screen:
             # A line for every quarter of the steps, not for each.
             key = f"{job['state']} {job['epoch']} {at.get('stage')} {4 * at.get('k', 0) // (at.get('n') or 1)}"
             if self._said.get(job["id"]) != key:
+                prompt = "" if job["id"] in self._said else f": {job['prompt']}"
                 self._said[job["id"]] = key
-                output.data(f"job {number}  {_words(job)}")
+                output.data(f"job {number}  {_words(job)}{prompt}")
 
     def _gallery(self, jobs: list[Json]) -> list[str]:
         """All pictures side by side, as lines of coloured half blocks."""

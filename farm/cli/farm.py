@@ -24,9 +24,15 @@ class NotInstalled(FarmError):
 @click.option("--port", type=int, help="Default: 7860.")
 @click.option("--workers", type=int, help="Default: one per visible GPU, or one on the CPU.")
 @click.option("--model", help="Model that the workers keep in memory.")
-def up(home: Path | None, port: int | None, workers: int | None, model: str | None) -> None:
+@click.option("--background", is_flag=True, help="Return once the farm is ready; stop it with `farm down`.")
+def up(home: Path | None, port: int | None, workers: int | None, model: str | None, background: bool) -> None:
     """Start a farm on this machine and keep it running until Ctrl-C (or `farm down`)."""
-    settings = _settings(home=home, port=port, workers=workers, model=model)
+    options = {"home": home, "port": port, "workers": workers, "model": model}
+    settings = _settings(**options)
+    if background:
+        from farm.cli.background import up_in_background
+
+        sys.exit(up_in_background(settings, options))
     from farm.cluster import supervisor
 
     supervisor.up(settings, say=output.data)

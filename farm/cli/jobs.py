@@ -1,12 +1,13 @@
 """Commands about jobs that exist: list, show, why, cancel, hold, release, retry, rerun."""
 
+import sys
 from typing import Any
 
 import click
 
 from farm.cli import output
-from farm.cli.client import Client, Json
-from farm.domain.errors import FarmError
+from farm.cli.client import Client, Json, Refused
+from farm.domain.errors import Exit
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
@@ -35,8 +36,10 @@ def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, lim
     ]
     if rows:
         output.table(rows, ["job", "state", "age", "seed", "prompt"])
+    elif state or search or batch:
+        output.note("no job matches; see all: farm list")
     else:
-        output.note('no jobs; make one: farm submit "a red kite over dunes"')
+        output.note('no jobs; make one: farm submit "a red star moving up"')
 
 
 @click.command()
@@ -97,17 +100,14 @@ def _verb(name: str, text: str, said: str) -> click.Command:
     @JSON
     def command(job_ids: tuple[str, ...], as_json: bool) -> None:
         client = Client()
-        failed: FarmError | None = None
+        worst = Exit.OK
         for job_id in job_ids:
             try:
                 _report(client.act(job_id, name), said, as_json)
-            except FarmError as error:
-                if len(job_ids) == 1:
-                    raise
+            except Refused as error:  # the others are still changed
                 output.fault(error)
-                failed = error
-        if failed is not None:
-            raise FarmError("not every job could be changed", "see above")
+                worst = max(worst, error.exit)
+        sys.exit(worst)
 
     return command
 

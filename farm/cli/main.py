@@ -56,7 +56,7 @@ def cli() -> None:
 
     \b
     farm up                                        start it here
-    farm submit "a red kite over dunes" --wait     render, and watch it happen
+    farm submit "a red star moving up" --wait      render, and watch it happen
 
     FARM_URL names the farm to talk to (default http://127.0.0.1:7860).
     """
@@ -65,7 +65,7 @@ def cli() -> None:
 def main() -> None:
     speak_utf8()
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="farm", standalone_mode=False)
     except FarmError as error:
         fault(error)
         sys.exit(error.exit)

@@ -49,10 +49,10 @@ def submit(
     client = Client()
     jobs: list[Json] = []
     for number in range(count):
+        if jobs:
+            wish["seed"] = (jobs[0]["seed"] + number) % 2**32
         job = _post(client, wish, idempotency_key, number)
         jobs.append(job)
-        if number == 0 and count > 1 and "seed" not in wish:
-            wish["seed"] = job["seed"]
         if not (wait or target):
             output.record(job) if as_json else output.data(job["id"])
         if not as_json:
@@ -75,19 +75,9 @@ def submit(
 
 
 def _post(client: Client, wish: Json, key: str | None, number: int) -> Json:
-    body = dict(wish)
-    if number and "seed" in wish:
-        body["seed"] = (_seed(wish["seed"]) + number) % 2**32
     # One key names the whole command: copies get their own, derived from it.
     name = key if number == 0 or key is None else f"{key}#{number}"
-    return client.post("/api/jobs", body, {"Idempotency-Key": _header(name)} if name is not None else None)
-
-
-def _seed(text: object) -> int:
-    try:
-        return int(str(text))
-    except ValueError:
-        raise InvalidRequest(f"seed must be a whole number, not '{text}'", "", "seed") from None
+    return client.post("/api/jobs", wish, {"Idempotency-Key": _header(name)} if name is not None else None)
 
 
 def _header(key: str) -> str:
@@ -106,7 +96,7 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if prompt == "-":
         return sys.stdin.buffer.read().decode("utf-8-sig", "replace").strip()
     if prompt is None:
-        raise InvalidRequest("a prompt is needed", 'farm submit "a red kite over dunes"', "prompt")
+        raise InvalidRequest("a prompt is needed", 'farm submit "a red star moving up"', "prompt")
     return prompt
 
 

@@ -79,7 +79,9 @@ def changes(client: Client, job_id: str) -> Iterator[Json]:
         elif event.kind == "progress":
             job = {**job, "state": "running", "live": event.data}
         elif event.kind == "job":
-            job = {**job, **event.data.get("job", {"state": event.data.get("state", job["state"])})}
+            # What was live belongs to the state before: the next attempt begins at its own first step.
+            told = event.data.get("job", {"state": event.data.get("state", job["state"])})
+            job = {**job, "live": None, **told}
             if job["state"] in FINAL:
                 job = _ask(client, job_id) or job  # with attempts and seconds
         else:

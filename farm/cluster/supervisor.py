@@ -17,10 +17,12 @@ from farm.cluster import processes, ray_node
 from farm.cluster.children import Child, ChildSpec, children_of
 from farm.cluster.lock import FarmLock, FarmStatus, end_leftovers, is_held, read_status
 from farm.db.engine import migrate
-from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse, UnknownModel
+from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse
+from farm.domain.request import Models
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings
 from farm.storage.store import open_store
+from model.checkpoints.digest import weights_digest
 from model.wan.config import installed
 
 _TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
@@ -207,14 +209,8 @@ class Supervisor:
 
 
 def _probe_model(settings: Settings) -> None:
-    """A farm that waits for weights that nobody has would look ready and render nothing."""
-    names = [preset.name for preset in installed()]
-    if settings.model not in names:
-        raise UnknownModel(
-            f"there are no weights of a model {settings.model!r} on this machine",
-            f"choose one of: {', '.join(names) or 'none is installed'}",
-            field="model",
-        )
+    """A farm whose own model is not here would refuse every job."""
+    Models({preset.name: preset for preset in installed()}, settings.model, weights_digest).choose(None)
 
 
 def _probe_folder(settings: Settings) -> None:

@@ -15,6 +15,9 @@ FIELDS = (
 )  # fmt: skip
 
 
+_OR_LEAVE_OUT = "write it in digits, or leave it out for the default"
+
+
 @dataclass(frozen=True)
 class Fields:
     """The mapping a person sent, read field by field."""
@@ -39,7 +42,7 @@ class Fields:
             return None
         number = number_of(value)
         if number is None or not number.is_integer():
-            raise InvalidRequest(f"{name} must be a whole number, not {quote(value)}", "", name)
+            raise InvalidRequest(f"{name} must be a whole number, not {quote(value)}", _OR_LEAVE_OUT, name)
         # Above 2^53 a float has lost digits: read the integer itself.
         return value if isinstance(value, int) else int(number)
 
@@ -49,7 +52,7 @@ class Fields:
             return None
         number = number_of(value)
         if number is None:
-            raise InvalidRequest(f"{name} must be a number, not {quote(value)}", "", name)
+            raise InvalidRequest(f"{name} must be a number, not {quote(value)}", _OR_LEAVE_OUT, name)
         return number
 
     def flag(self, name: str) -> bool:
@@ -62,7 +65,7 @@ class Fields:
             return True
         if isinstance(value, str) and value.lower() in {"false", "0", "off", "no"}:
             return False
-        raise InvalidRequest(f"{name} must be true or false, not {quote(value)}", "", name)
+        raise InvalidRequest(f"{name} must be true or false, not {quote(value)}", "leave it out for false", name)
 
 
 def refuse_unwritable(body: Mapping[str, Any]) -> None:

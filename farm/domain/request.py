@@ -96,7 +96,9 @@ def new_job(
 def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
     """All rows of a batch, or BadRows naming every wrong one. A row is a prompt or a mapping of fields."""
     if not isinstance(name, str) or not 0 < len(name.strip()) <= 120 or not name.isprintable():
-        raise InvalidRequest("a batch needs a name of 1 to 120 printable characters", "", "name")
+        raise InvalidRequest(
+            "a batch needs a name of 1 to 120 printable characters", "name it like its file", "name"
+        )
     if not isinstance(rows, list) or not rows:
         raise InvalidRequest("a batch needs at least one row", "write one prompt a line", "rows")
     seen: dict[str, int] = {}
@@ -109,7 +111,7 @@ def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
             elif isinstance(row, dict):
                 body = cast("dict[str, Any]", row)
             else:
-                raise InvalidRequest("a row is a prompt or an object of fields", "", "rows")
+                raise InvalidRequest("a row is a prompt or an object of fields", 'like {"prompt": "..."}', "rows")
             refuse_unwritable(body)
             content = batch_row_key(body, 0)
             key = batch_row_key(body, seen.get(content, 0))
@@ -289,7 +291,7 @@ def _frames(wish: Fields, preset: Preset) -> int:
         if not 0 < seconds < 1e6 or frames_of(seconds, preset) < MIN_FRAMES:
             raise InvalidRequest(
                 f"{seconds:g} seconds is too short or too long for a video",
-                f"{preset.name} renders up to {longest} seconds",
+                f"{preset.name} renders {MIN_FRAMES / preset.fps:.2g} to {longest} seconds",
                 "seconds",
             )
         wanted = frames_of(seconds, preset)
@@ -363,7 +365,9 @@ def _project(value: object) -> str:
         return "default"
     # A lane's name is owner/project/class/model: a slash would make two lanes one.
     if not isinstance(value, str) or not 0 < len(value) <= 60 or "/" in value or not value.isprintable():
-        raise InvalidRequest("project must be a name of 1 to 60 printable characters without '/'", "", "project")
+        raise InvalidRequest(
+            "project must be a name of 1 to 60 printable characters without '/'", "like trailer-2", "project"
+        )
     return value
 
 

@@ -84,7 +84,7 @@ def _no_worker(workers: Sequence[Worker], now: datetime) -> Reason | None:
     """Why no worker could take any job at all; None if one could, now or later."""
     present = [worker for worker in workers if worker.state != "gone"]
     if not present:
-        return Reason("no_worker", "No worker is running.", "start one: farm up")
+        return Reason("no_worker", "No worker is running.", "the farm starts one; if none comes: farm status")
     heard = [worker for worker in present if _is_heard(worker, now)]
     if not heard:
         last = max(worker.heartbeat_at for worker in present)
@@ -189,7 +189,10 @@ def _count(n: int, what: str) -> str:
 
 
 def _ago(moment: datetime | None, now: datetime) -> str:
-    return "" if moment is None else f" {_span((now - moment).total_seconds())} ago"
+    if moment is None:
+        return ""
+    seconds = (now - moment).total_seconds()
+    return " just now" if seconds < 2 else f" {_span(seconds)} ago"
 
 
 def _span(seconds: float) -> str:

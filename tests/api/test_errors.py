@@ -19,6 +19,9 @@ TABLE = [
     ("POST", "/v1/videos", {"json": {"prompt": "a", "seconds": "60"}}, 422, "invalid_request", "seconds"),
     ("POST", "/v1/videos", {"json": {"prompt": "a", "negative_prompt": "b"}}, 422, "invalid_request",
      "negative_prompt"),
+    ("POST", "/api/jobs", {"json": {"prompt": "a", "hold": "perhaps"}}, 422, "invalid_request", "hold"),
+    ("POST", "/api/jobs", {"json": {"prompt": "a", "project": "a/b"}}, 422, "invalid_request", "project"),
+    ("POST", "/api/jobs", {"json": {"prompt": "a", "steps": "some"}}, 422, "invalid_request", "steps"),
     ("POST", "/api/jobs", {"content": b"{"}, 400, "invalid_body", None),
     ("POST", "/api/jobs", {"content": b"[" * 100_000}, 400, "invalid_body", None),
     ("POST", "/api/jobs", {"content": b"\xff\xfe"}, 400, "invalid_body", None),
@@ -55,6 +58,7 @@ def test_a_refusal_has_a_code_a_message_and_a_next_step(
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error.get("field")) == (status, code, field)
     assert error["message"]
+    assert error["next"]
     assert client.get("/api/jobs").json()["data"] == []  # nothing half-made is left behind
 
 

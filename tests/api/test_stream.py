@@ -191,3 +191,23 @@ def test_a_reader_that_does_not_read_is_cut_off_and_the_others_go_on() -> None:
         taken.append(message.cursor)
     # What it got is without a gap, so its last cursor is where it resumes.
     assert taken == list(range(1, hub_module.BUFFER + 1))
+
+
+def test_a_newcomer_is_told_where_jobs_are_and_nothing_of_the_past(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "HEARTBEAT", 0.01)
+    now = [100.0]
+    hub = Hub(served.services.db, asyncio.Event(), clock=lambda: now[0])
+    at = {"job_x": Progress(StageName.DENOISE, 5, 16)}
+    assert len(hub._progress(at)) == 1  # to readers who have left since
+
+    async def come() -> list[bytes]:
+        stream = hub.stream(None)
+        heard = [await anext(stream), await anext(stream)]
+        await stream.aclose()  # type: ignore[attr-defined]
+        return heard
+
+    assert asyncio.run(come())[1] == b": still here\n\n"
+    now[0] += 1
+    assert [message.data["k"] for message in hub._progress(at)] == [5]

@@ -175,12 +175,20 @@ def test_cancel_asks_first_and_then_cancels(visit: Visit, served: Served) -> Non
     page.click("text=Cancel >> nth=0")
     page.click("text=Cancel the job")
     expect(page.locator(".pill")).to_have_text("Cancelled")
+    expect(page.locator(".waiting")).to_be_hidden()  # it waits for nothing
     page.click("button:has-text('Retry')")
     expect(page.locator(".pill")).to_have_text("Waiting")
     page.click("button:has-text('Hold')")
     expect(page.locator(".because")).to_contain_text("held")
     page.click("button:has-text('Release')")
     expect(page.locator(".pill")).to_have_text("Waiting")
+
+
+def test_the_page_of_an_unknown_job_says_so_and_waits_for_nothing(visit: Visit, served: Served) -> None:
+    page = visit.page
+    page.goto(f"{served.url}/jobs/job_nosuch")
+    expect(page.locator("h1")).to_have_text("there is no job 'job_nosuch'")
+    expect(page.locator("#link")).to_be_hidden()  # there is nothing to be connected for
 
 
 def test_rerun_with_a_new_seed_opens_the_new_job(visit: Visit, served: Served, machine: Machine) -> None:

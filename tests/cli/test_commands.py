@@ -1,5 +1,6 @@
 """What the commands print, where, and with which exit code."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def test_a_prompt_comes_from_an_argument_a_file_or_stdin(farm: Command, tmp_path
 def test_count_makes_consecutive_seeds(farm: Command) -> None:
     jobs = farm("submit", "a kite", "--count", "3", "--seed", "41", "--json").lines
     assert [job["seed"] for job in jobs] == [41, 42, 43]
+    first, second = farm("submit", "a kite", "--count", "2", "--json").lines
+    assert second["seed"] == (first["seed"] + 1) % 2**32
 
 
 def test_an_idempotency_key_submits_once(farm: Command) -> None:
@@ -47,11 +50,13 @@ BAD = [
     (["submit", "a", "--frames", "16"], "invalid_request", "17"),
     (["submit", "a", "--seconds", "60"], "invalid_request", "1.333"),
     (["submit", "a", "--steps", "99"], "invalid_request", "25"),
+    (["submit", "a", "--frames", "many"], "invalid_request", "leave it out"),
+    (["submit", "a", "--seed", "x", "--count", "2"], "invalid_request", "leave it out"),
     (["submit", "a", "--model", "demo"], "unknown_model", "demo-t2v"),
     (["submit", "a", "--negative-prompt", "blur"], "invalid_request", "leave the negative prompt out"),
     (["submit", "--file", "nowhere.txt"], "invalid_request", "check the path"),
     (["submit", "a", "--count", "2", "-o", "x.mp4"], "invalid_request", "farm download"),
-    (["list", "--state", "asleep"], "invalid_request", "queued"),
+    (["list", "--state", "asleep"], "invalid_request", "no state is called 'asleep'"),
     (["batch", "submit", "nowhere.txt"], "invalid_request", "check the path"),
 ]
 
@@ -65,6 +70,13 @@ def test_bad_input_exits_2_with_a_code_and_a_next_step_on_stderr(
     assert f"error {code}: " in done.err
     assert hint in done.err
     assert farm("list", "--json").out == "[]\n"
+
+
+def test_the_prompt_that_help_proposes_is_one_the_demo_model_knows(farm: Command) -> None:
+    for said in (farm("--help").out, farm("submit").err, farm("list").err):
+        (prompt,) = re.findall(r'farm submit "(.+?)"', said)
+        assert farm("submit", prompt, "--hold", "--json").json["hint"] is None
+        farm("cancel", *[job["id"] for job in farm("list", "--json").lines])
 
 
 def test_an_unknown_option_or_command_exits_2(farm: Command) -> None:
@@ -94,6 +106,7 @@ def test_lists_are_ndjson_and_an_empty_one_is_an_empty_array(farm: Command) -> N
     farm("submit", "a boat", "--hold")
     assert [job["prompt"] for job in farm("list", "--json").lines] == ["a boat", "a kite"]
     assert [job["prompt"] for job in farm("list", "--json", "--state", "held").lines] == ["a boat"]
+    assert "no job matches" in farm("list", "--search", "a train").err
     shown = farm("list").out
     assert "\x1b" not in shown  # a pipe gets no colours
     assert "a boat" in shown
@@ -115,6 +128,7 @@ def test_several_jobs_are_changed_even_if_one_of_them_cannot_be(farm: Command) -
     done = farm("cancel", first, "job_nosuch", second)
     assert done.code == 1
     assert done.out.split() == [first, second]
+    assert done.err.count("error ") == done.err.count("error job_not_found") == 1
 
 
 def test_a_batch_twice_adds_nothing_and_says_so(farm: Command, tmp_path: Path) -> None:
@@ -172,9 +186,14 @@ def test_show_lists_every_attempt_with_its_seconds(farm: Command, machine: Machi
     assert "denoise 2.12" in shown or "denoise 2.13" in shown
 
 
-def test_a_bad_option_of_the_server_is_refused_before_anything_starts(farm: Command, tmp_path: Path) -> None:
-    done = farm("up", "--home", str(tmp_path / "home"), "--port", "99999")
-    assert (done.code, "port" in done.err) == (2, True)
+@pytest.mark.parametrize(
+    ("option", "value", "hint"), [("--port", "99999", "65535"), ("--model", "demo-t2x", "did you mean demo-t2v?")]
+)
+def test_a_bad_option_of_the_server_is_refused_before_anything_starts(
+    farm: Command, tmp_path: Path, option: str, value: str, hint: str
+) -> None:
+    done = farm("up", "--home", str(tmp_path / "home"), option, value)
+    assert (done.code, hint in done.err) == (2, True)
     assert not (tmp_path / "home").exists()
 
 

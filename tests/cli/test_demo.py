@@ -73,7 +73,8 @@ def test_the_screen_redraws_in_place_and_shows_the_preview(
     machine.step(5)
     screen.draw(list(client.jobs()))
     machine.step(9)
-    screen.draw(list(client.jobs()))
+    for _ in range(2):  # the second time nothing has changed
+        screen.draw(list(client.jobs()))
     out = capsys.readouterr().out
     assert "denoise 9/16" in out
     assert "▀" in out
@@ -83,3 +84,16 @@ def test_the_screen_redraws_in_place_and_shows_the_preview(
     from farm.cli.output import width
 
     assert max(width(line) for line in plain.splitlines()) <= 80
+
+
+def test_on_a_pipe_every_job_is_introduced_by_its_prompt_once(
+    served: Served, farm: Command, machine: Machine, capsys: pytest.CaptureFixture
+) -> None:
+    client = Client(served.url)
+    screen = demo_screen.Screen(client)
+    farm("submit", "一个蓝色的星形")
+    screen.draw(list(client.jobs()))
+    machine.take()
+    machine.step(5)
+    screen.draw(list(client.jobs()))
+    assert capsys.readouterr().out == "job 1  queued: 一个蓝色的星形\njob 1  denoise 5/16\n"

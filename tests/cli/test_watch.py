@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from farm.cli.client import Client, StreamEvent
+from farm.cli.watch import _stage, changes
 from farm.db import jobs
 from farm.domain.states import JobState
 from tests.cli.command import Command
@@ -98,3 +100,27 @@ def test_watching_a_finished_job_ends_at_once_with_its_exit_code(farm: Command, 
     machine.finish()
     done = farm("watch", job)
     assert (done.code, done.out.strip()) == (0, job)
+
+
+class Told(Client):
+    """A farm that tells what a test wrote down."""
+
+    def __init__(self, *said: StreamEvent) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.said = said
+
+    def job(self, job_id: str) -> dict:
+        return {"id": job_id, "state": "running", "epoch": 1, "progress": None}
+
+    def events(self, after: str | None = None) -> Iterator[StreamEvent]:
+        yield from self.said
+
+
+def test_a_second_attempt_does_not_show_the_steps_of_the_first() -> None:
+    def changed(state: str, epoch: int) -> StreamEvent:
+        return StreamEvent("job", {"id": "j", "job": {"state": state, "epoch": epoch, "progress": None}}, "1")
+
+    step = StreamEvent("progress", {"id": "j", "stage": "denoise", "k": 11, "n": 25}, None)
+    farm = Told(step, changed("queued", 1), changed("running", 2), changed("cancelled", 2))
+    shown = [_stage(job) for job in changes(farm, "j")]
+    assert shown[:4] == ["starting", "denoise", "queued", "starting (attempt 2)"]

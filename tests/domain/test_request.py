@@ -66,7 +66,7 @@ def test_a_prompt_alone_takes_every_default_of_the_model() -> None:
         ({"prompt": "a", "frames": True}, InvalidRequest, "frames", ""),
         ({"prompt": "a", "frames": 17, "seconds": "1"}, InvalidRequest, "frames", "leave one"),
         ({"prompt": "a", "seconds": 9}, InvalidRequest, "seconds", "1.333"),
-        ({"prompt": "a", "seconds": 0}, InvalidRequest, "seconds", "up to"),
+        ({"prompt": "a", "seconds": 0}, InvalidRequest, "seconds", "0.42 to 1.333"),
         ({"prompt": "a", "seconds": math.nan}, InvalidRequest, "seconds", ""),
         ({"prompt": "a", "steps": 0}, InvalidRequest, "steps", "nearest is 1"),
         ({"prompt": "a", "steps": 26}, InvalidRequest, "steps", "nearest is 25"),

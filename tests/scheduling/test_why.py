@@ -106,7 +106,7 @@ def test_running():
     decode = replace(job, progress=Progress(StageName.DECODE, worker="w1"))
     assert reason(decode).sentence.endswith(": decode.")
     stopping = reason(replace(job, cancel_requested_at=NOW - timedelta(seconds=1)))
-    assert stopping.sentence == "It was asked to stop 1 second ago; w1 obeys at its next step."
+    assert stopping.sentence == "It was asked to stop just now; w1 obeys at its next step."
 
 
 def test_final():
