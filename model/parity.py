@@ -60,9 +60,15 @@ def _state(tensors: Tensors, module: nn.Module) -> nn.Module:
 
 
 def transformer(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
-    sizes = {"dim": "dim", "ffn_dim": "ffn_dim", "heads": "num_heads", "layers": "num_layers",
-             "in_channels": "in_dim", "text_dim": "text_dim", "text_len": "text_len"}  # fmt: skip
-    config = TransformerConfig(**{ours: int(meta[theirs]) for ours, theirs in sizes.items()})
+    config = TransformerConfig(
+        dim=int(meta["dim"]),
+        ffn_dim=int(meta["ffn_dim"]),
+        heads=int(meta["num_heads"]),
+        layers=int(meta["num_layers"]),
+        in_channels=int(meta["in_dim"]),
+        text_dim=int(meta["text_dim"]),
+        text_len=int(meta["text_len"]),
+    )
     model = _state(tensors, WanTransformer(config))
     latent = tensors["input.latent"]
     if "input.conditioning" in tensors:

@@ -152,7 +152,8 @@ class Pipeline:
                 return self.transformer(x, torch.full((len(x),), 1000 * t, device=x.device), text)
             both = torch.cat([text, torch.zeros_like(text)])
             timestep = torch.full((2 * len(x),), 1000 * t, device=x.device)
-            return sampler.guided(*self.transformer(torch.cat([x, x]), timestep, both).chunk(2), spec.guidance)
+            conditional, unconditional = self.transformer(torch.cat([x, x]), timestep, both).chunk(2)
+            return sampler.guided(conditional, unconditional, spec.guidance)
 
         if not self.preset.distilled:
             return sampler.euler(velocity, noise, spec.steps, self.preset.shift)

@@ -48,7 +48,9 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))  # an early average would keep the random start
-        torch._foreach_lerp_(self.average, [p.detach().float() for p in self.live], 1 - decay)
+        live = [p.detach().float() for p in self.live]
+        # One launch, not hundreds; public torch has no such function.
+        torch._foreach_lerp_(self.average, live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.average, strict=True))

@@ -41,10 +41,10 @@ def initialise(model: Teacher) -> None:
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
     transformer = model.transformer
-    nn.init.normal_(transformer.time_projection[1].weight, std=0.02)
+    nn.init.normal_(transformer.get_parameter("time_projection.1.weight"), std=0.02)
     nn.init.zeros_(transformer.head.head.weight)
     for block in transformer.blocks:
-        nn.init.normal_(block.modulation, std=0.02)
+        nn.init.normal_(block.get_parameter("modulation"), std=0.02)
     nn.init.normal_(model.text_encoder.token_embedding.weight, std=0.5)
 
 

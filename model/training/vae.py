@@ -92,6 +92,8 @@ def fold_latent_statistics(vae: WanVAE, device: torch.device, batches: int = 16)
     mean = torch.stack(means).mean(0)
     std = (torch.stack(squares).mean(0) - mean.square()).sqrt().clamp_min(1e-4)
     z = p.vae.z_dim
+    assert vae.conv1.bias is not None
+    assert vae.conv2.bias is not None
     vae.conv1.weight[:z] /= std.view(-1, 1, 1, 1, 1)
     vae.conv1.bias[:z] = (vae.conv1.bias[:z] - mean) / std
     vae.conv2.bias += vae.conv2.weight.flatten(1) @ mean

@@ -20,6 +20,9 @@ class WanVAE(nn.Module):
     at the start, so any chunk length gives the same frames.
     """
 
+    mean: Tensor  # of the latent channels, [1, z, 1, 1, 1]
+    std: Tensor
+
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
@@ -70,7 +73,7 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, (kt, kh, kw), padding=(0, kh // 2, kw // 2))
         self.past = kt - 1
 
-    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.past:
             past = cache.get(self)
             x = F.pad(x, (0, 0, 0, 0, self.past, 0)) if past is None else torch.cat([past, x], dim=2)
