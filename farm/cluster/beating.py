@@ -12,7 +12,7 @@ from farm.cluster.beats import LARGEST, Answer, SentBeat
 from farm.cluster.claim import Claim, steady_clock
 from farm.cluster.poke import listen, send
 from farm.db import leases, workers
-from farm.db.engine import open_database
+from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.states import Order
 from farm.domain.worker import Beat
@@ -126,15 +126,20 @@ class Beater:
 
 def renew(settings: Settings, beat: Beat, claim: Claim | None) -> None:
     """One renewal from the worker itself, without the agent. Raises DatabaseUnavailable."""
-    sent = steady_clock()
     db = open_database(settings.database_url)
     try:
         workers.beat(db, [beat])
-        if claim is None or beat.job is None:
-            return
-        order = leases.renew(db, [beat], settings.lease_ttl).get((beat.job, beat.epoch), Order.LOST)
+        if claim is not None and beat.job is not None:
+            renew_lease(db, beat, claim, settings.lease_ttl)
     finally:
         db.close()
+
+
+def renew_lease(db: Database, beat: Beat, claim: Claim, ttl: float) -> None:
+    """Renew the claim's lease alone, and heed what comes back. Raises DatabaseUnavailable."""
+    sent = steady_clock()
+    assignment = claim.assignment
+    order = leases.renew(db, [beat], ttl).get((assignment.job, assignment.epoch), Order.LOST)
     if order is not Order.LOST:
         claim.renewed(sent)
     claim.heed(order)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from farm.cluster import device
-from farm.cluster.beating import renew
+from farm.cluster.beating import renew_lease
 from farm.cluster.claim import Claim
 from farm.cluster.previews import Previews
 from farm.cluster.resident import Pipeline, Resident
@@ -99,7 +99,7 @@ class Renderer:
         path = self._scratch / f"{assignment.job}-{assignment.epoch}.mp4"
         try:
             # The fence counts from a renewal: the first is our own, made after the claim reached us.
-            renew(self._settings, _beat(claim), claim)
+            renew_lease(self._db, _beat(claim), claim, self._settings.lease_ttl)
             video = self._video(claim, clock, path, log)
             result = self._publish(claim, clock, video, log)
         except Exception as error:

@@ -15,7 +15,7 @@ from farm.db.engine import Database, migrate, open_database
 from farm.domain.errors import DatabaseUnavailable, StorageUnavailable
 from farm.domain.job import Assignment, JobSpec, NewJob
 from farm.domain.states import JobState, Order, Outcome
-from farm.domain.worker import NewWorker
+from farm.domain.worker import Beat, NewWorker
 from farm.ops.logging import start_log
 from farm.settings import Settings, load_settings
 from farm.storage.folder import FolderStore
@@ -83,6 +83,14 @@ def renders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Pipeline, "render", counted)
     return begun
+
+
+def test_the_first_renewal_of_a_claim_forgets_nothing_of_its_worker(place: Workplace):
+    beat = Beat("here", None, 0, None, ("digest",), "idle", 5_000, 7)
+    workers.beat(place.db, [beat])
+    place.render(Claim(place.claim(place.submit()), 20.0))
+    (here,) = [w for w in workers.find(place.db) if w.id == "here"]
+    assert (here.jobs_done, here.models, here.memory) == (7, ("digest",), 5_000)
 
 
 def test_a_store_that_is_away_costs_no_second_render(place: Workplace, renders: list[int]):
