@@ -5,6 +5,7 @@ The client (`farm submit`, ...) does not read this: it knows only FARM_URL.
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from functools import cached_property
@@ -151,6 +152,12 @@ class Settings(BaseSettings):
             ) from error
         for folder in (self.socket_dir, self.ray_dir):
             _make_private(folder)
+
+    def remove_fallback_folders(self) -> None:
+        """What a farm with a long home keeps in the shared temp dir; nothing there outlives the farm."""
+        for folder in (self.socket_dir, self.ray_dir):
+            if folder.parent.name.startswith("tf-"):
+                shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def load_settings(**overrides: Any) -> Settings:

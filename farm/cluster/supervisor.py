@@ -62,6 +62,7 @@ def up(
         log.info("migrated", revision=migrate(settings.database_url))
         Supervisor(settings, children(settings), lock, say, log).run()
     finally:
+        settings.remove_fallback_folders()
         lock.release()
 
 

@@ -145,6 +145,7 @@ def started(farm: Farm, workers: int) -> Iterator[Farm]:
     finally:
         farm.stop()
         farm.db.close()
+        farm.settings.remove_fallback_folders()
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,9 @@ def test_a_socket_can_be_bound_below_a_home_of_any_length(tmp_path: Path):
         bound.bind(str(settings.agent_socket))
     settings.agent_socket.unlink()
     assert settings.socket_dir != load_settings(home=tmp_path / ("y" * 120)).socket_dir
+    settings.remove_fallback_folders()
+    assert not settings.socket_dir.parent.exists()
+    assert settings.run_dir.exists()
 
 
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path):
