@@ -133,6 +133,30 @@ def int8_linear(tensors: Tensors, _: Metadata) -> Iterator[Check]:
     yield Check("y", relative_error(y, tensors["y"]), QUANTIZED)
 
 
+def umt5(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
+    from model.wan.text_encoder import UMT5Shapes, UMT5TextEncoder  # transformers is slow to import
+
+    shapes = UMT5Shapes(
+        vocabulary=int(meta["vocab"]),
+        dim=int(meta["dim"]),
+        attention_dim=int(meta["dim"]),
+        ffn_dim=int(meta["ffn_dim"]),
+        heads=int(meta["num_heads"]),
+        layers=int(meta["num_layers"]),
+        buckets=int(meta["num_buckets"]),
+    )
+    prefix = "state_dict."
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    encoder = UMT5TextEncoder(shapes).eval()
+    encoder.load_official(state, Path("umt5"), torch.float32)
+    embedding = tensors["output.embedding"]
+    mask = tensors["input.mask"]
+    rows = encoder(tensors["input.ids"], mask)
+    real = int(meta["real_tokens"])
+    yield Check("embedding", relative_error(rows[:, :real], embedding[:, :real]), FLOAT32)
+    yield Check("rows past the prompt, largest value", float(rows[:, real:].abs().max()), 0.0)
+
+
 # The kind of a golden file is known by an output that only it holds.
 KINDS: dict[str, Callable[[Tensors, Metadata], Iterator[Check]]] = {
     "output.velocity": transformer,
@@ -140,6 +164,7 @@ KINDS: dict[str, Callable[[Tensors, Metadata], Iterator[Check]]] = {
     "timesteps": rcm,
     "sla.output": sla,
     "int8_weight": int8_linear,
+    "output.embedding": umt5,
 }
 
 

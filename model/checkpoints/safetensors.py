@@ -1,5 +1,6 @@
 """Reading weights: a file that does not fit its module is refused by file, tensor, expected and found."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -28,19 +29,26 @@ def load_into(module: nn.Module, path: Path, dtype: torch.dtype, extra: tuple[st
     Raises CorruptWeights on a missing, foreign, mis-shaped or non-finite tensor.
     """
     tensors = read(path)
-    expected = module.state_dict()
+    state = module.state_dict()
+    check_tensors(tensors, state, path, extra)
+    module.load_state_dict({name: tensors[name].to(dtype) for name in state}, assign=True)
+    return {name: tensors[name] for name in extra}
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path, extra: tuple[str, ...] = ()
+) -> None:
+    """Raise CorruptWeights unless `tensors` has the names and shapes of `expected`, all values finite."""
     wanted = {*expected, *extra}
     if missing := sorted(wanted - tensors.keys()):
-        raise CorruptWeights(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all)", _NEXT)
+        raise CorruptWeights(f"{source}: tensor {missing[0]} is missing ({len(missing)} in all)", _NEXT)
     if foreign := sorted(tensors.keys() - wanted):
-        raise CorruptWeights(f"{path}: tensor {foreign[0]} does not belong here ({len(foreign)} in all)", _NEXT)
+        raise CorruptWeights(f"{source}: tensor {foreign[0]} does not belong here ({len(foreign)} in all)", _NEXT)
     for name, parameter in expected.items():
         found = tensors[name]
         if found.shape != parameter.shape:
             raise CorruptWeights(
-                f"{path}: tensor {name} expected {list(parameter.shape)}, found {list(found.shape)}", _NEXT
+                f"{source}: tensor {name} expected {list(parameter.shape)}, found {list(found.shape)}", _NEXT
             )
         if not torch.isfinite(found).all():
-            raise CorruptWeights(f"{path}: tensor {name} holds values that are not finite", _NEXT)
-    module.load_state_dict({name: tensors[name].to(dtype) for name in expected}, assign=True)
-    return {name: tensors[name] for name in extra}
+            raise CorruptWeights(f"{source}: tensor {name} holds values that are not finite", _NEXT)
