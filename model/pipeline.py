@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import sampler
+from model.checkpoints import safetensors
 from model.checkpoints.digest import weights_digest
-from model.checkpoints.safetensors import load_into
+from model.checkpoints.fill import check as check_weights
+from model.checkpoints.fill import fill
 from model.demo.text_encoder import DemoTextEncoder
 from model.errors import CorruptWeights, ModelError, RenderCancelled
 from model.wan.config import Preset
@@ -102,13 +104,16 @@ class Pipeline:
             text_encoder = DemoTextEncoder(config.text_dim, config.text_len)
             transformer = WanTransformer(config)
         vae = WanVAE(preset.vae)  # not on meta: its latent statistics are buffers that no file holds
-        load_into(text_encoder, preset.weights / "text_encoder.safetensors", dtype)
-        load_into(transformer, preset.weights / "transformer.safetensors", dtype)
-        extra = load_into(vae, preset.weights / "vae.safetensors", dtype, extra=("preview",))
-        for module in (text_encoder, transformer, vae):
+        parts = {"text_encoder": text_encoder, "transformer": transformer, "vae": vae}
+        for name, module in parts.items():
+            path = preset.weights / f"{name}.safetensors"
+            fill(module, safetensors.read(path), path, dtype)
             module.to(device).eval().requires_grad_(False)
-        preview = extra["preview"].float().to(device)
-        return cls(preset, text_encoder, transformer, vae, preview, weights_digest(preset))
+        path = preset.weights / "preview.safetensors"
+        preview = safetensors.read(path)
+        check_weights(preview, {"colour": torch.empty(preset.vae.z_dim + 1, 3)}, path)
+        colour = preview["colour"].to(device, dtype)
+        return cls(preset, text_encoder, transformer, vae, colour, weights_digest(preset))
 
     def render(self, spec: RenderSpec, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Render `spec`, yielding events as they happen.

@@ -9,13 +9,15 @@ from model.wan.config import preset
 
 
 def export(run: Path, folder: Path) -> None:
-    """Write transformer, text_encoder and vae .safetensors (bf16) into `folder`."""
+    """Write transformer, text_encoder, vae and preview .safetensors (bf16) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     teacher = load_file(run / "teacher.safetensors")
     for part in ("transformer", "text_encoder"):
         state = {k.removeprefix(part + "."): v for k, v in teacher.items() if k.startswith(part + ".")}
         save_file(state, folder / f"{part}.safetensors")
-    save_file(load_file(run / "vae.safetensors"), folder / "vae.safetensors")
+    vae = load_file(run / "vae.safetensors")
+    save_file({"colour": vae.pop("preview")}, folder / "preview.safetensors")
+    save_file(vae, folder / "vae.safetensors")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from model.checkpoints.safetensors import check_tensors
+from model.checkpoints.fill import check
 from model.errors import CorruptWeights
 
 
@@ -87,7 +87,7 @@ class UMT5TextEncoder(nn.Module):
         tied = "encoder.embed_tokens.weight"
         names = {name: official_name(name) for name in self.encoder.state_dict() if name != tied}
         expected = {names[name]: value for name, value in self.encoder.state_dict().items() if name in names}
-        check_tensors(tensors, expected, source)
+        check(tensors, expected, source)
         state = {name: tensors[official].to(dtype) for name, official in names.items()}
         self.encoder.load_state_dict({**state, tied: state["shared.weight"]}, assign=True)
 

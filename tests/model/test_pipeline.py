@@ -137,7 +137,7 @@ def test_the_digest_names_the_bytes(tmp_path: Path) -> None:
     p = preset("demo-t2v")
     copy = dataclasses.replace(p, weights=copy_weights(tmp_path / "weights"))
     assert weights_digest(copy) == weights_digest(p)
-    rewrite(tmp_path / "weights" / "vae.safetensors", lambda t: t["preview"].zero_())
+    rewrite(tmp_path / "weights" / "preview.safetensors", lambda t: t["colour"].zero_())
     assert weights_digest(copy) != weights_digest(p)
     with pytest.raises(CorruptWeights, match="no weights"):
         weights_digest(preset("wan2.1-t2v-1.3b"))

@@ -83,9 +83,10 @@ def test_the_teacher_learns_and_its_parts_are_exported(tmp_path: Path) -> None:
     run.save_weights(tmp_path / "teacher.safetensors", dict(model.named_parameters()), {})
     shipped = p.weights
     assert shipped is not None
-    (tmp_path / "vae.safetensors").write_bytes((shipped / "vae.safetensors").read_bytes())
+    vae_run = {**load_file(shipped / "vae.safetensors"), "preview": torch.zeros(17, 3).bfloat16()}
+    run.save_weights(tmp_path / "vae.safetensors", vae_run, {})
     export.export(tmp_path, tmp_path / "out")
-    for part in ("transformer", "text_encoder", "vae"):
+    for part in ("transformer", "text_encoder", "vae", "preview"):
         ours, theirs = (load_file(folder / f"{part}.safetensors") for folder in (tmp_path / "out", shipped))
         assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
