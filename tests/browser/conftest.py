@@ -1,27 +1,13 @@
 """A real Chromium in front of the served farm. No network but loopback is ever needed."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.served.farm import Served, machine, migrated_bytes, served, services
 
 __all__ = ["machine", "migrated_bytes", "served", "services"]
-
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.fail("no Chromium found: install it with `apt-get install -y chromium fonts-noto-cjk`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Visit:

@@ -18,9 +18,6 @@ from playwright.sync_api import Browser
 
 from farm.media.check import decode, read_metadata
 from model.demo import probe
-from tests.browser.conftest import browser
-
-__all__ = ["browser"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "一个大的蓝色三角形在白色背景上向右移动"
