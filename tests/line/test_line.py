@@ -102,6 +102,14 @@ def test_the_video_is_whole_and_shows_the_prompt(line: Line, job: dict[str, Any]
     assert PROMPT in json.dumps(read_metadata(saved), ensure_ascii=False)
 
 
+def test_a_second_farm_in_the_background_is_refused_in_the_first_ones_words(line: Line) -> None:
+    again = line.farm("up", "--background", "--home", str(line.home), "--port", "1")
+    assert again.returncode == 1
+    assert "farm_already_running" in again.stderr
+    assert "farm down" in again.stderr
+    assert again.stdout == ""
+
+
 def test_what_the_dead_attempt_wrote_is_not_what_is_served(line: Line, job: dict[str, Any]) -> None:
     folder = line.home / "store" / "videos" / job["id"]
     assert sorted(p.parent.name for p in folder.rglob("*.mp4")) == ["2"]

@@ -57,8 +57,6 @@ def test_the_probe_reads_drawn_clips() -> None:
 def test_the_probe_finds_nothing_where_nothing_is() -> None:
     plain = np.full((17, 96, 96, 3), 128, np.uint8)
     assert probe.read(plain) == probe.Reading("unclear", "unclear", "unclear", "grey")
-    noise = np.random.default_rng(0).integers(0, 256, (17, 96, 96, 3), dtype=np.uint8)
-    assert probe.read(noise).motion in ("unclear", "spinning", "still")
 
 
 @pytest.fixture(scope="module")
