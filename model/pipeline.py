@@ -1,11 +1,8 @@
 """Text to video: a spec in, stages, previews and frames out. Knows no job; obeys a cancel signal at every step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model import sampler
@@ -15,58 +12,10 @@ from model.checkpoints.fill import check as check_weights
 from model.checkpoints.fill import fill
 from model.demo.text_encoder import DemoTextEncoder
 from model.errors import CorruptWeights, ModelError, RenderCancelled
+from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
 from model.wan.config import Preset
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
-
-Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class RenderSpec:
-    """What to render: width, height in pixels; frames 4k + 1; the seed means the same video on every device."""
-
-    prompt: str
-    width: int
-    height: int
-    frames: int
-    steps: int
-    seed: int
-    guidance: float = 1.0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Work on `name` (text, denoise or decode) begins."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """Denoise step k of n is done."""
-
-    k: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The clean latent as it looks after `step`: uint8 [h, w, 3], one pixel a latent pixel, middle frame."""
-
-    step: int
-    image: Image
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Decoded frames [first, first + n): uint8 [n, h, w, 3]."""
-
-    first: int
-    frames: Image
-
-
-Event = Stage | Step | Preview | Frames
 
 
 class Pipeline:

@@ -28,6 +28,7 @@ from farm.ops.logging import Log
 from farm.settings import Settings
 from farm.storage.store import Store
 from model.errors import CorruptWeights, ModelError, RenderCancelled
+from model.events import Frames, Preview, Stage, Step
 
 _PATIENCE = 600.0  # seconds that a finished video waits for a store or database that is away
 _SLOWEST_RETRY = 15.0
@@ -135,24 +136,23 @@ class Renderer:
         self, claim: Claim, clock: StageClock, pipeline: Pipeline, encoder: Encoder, previews: Previews
     ) -> Picture:
         """Feeds the encoder; the middle frame [1,h,w,3] comes back."""
-        spec, words = claim.assignment.spec, self._resident.words
+        spec = claim.assignment.spec
         middle: Picture | None = None
         for event in pipeline.render(self._resident.spec(spec), lambda: claim.must_stop() is not None):
-            if isinstance(event, words.Stage):
-                stage = StageName(event.name)
-                clock.enter(stage, steps=spec.steps if stage is StageName.DENOISE else 0)
-            elif isinstance(event, words.Step):
-                claim.report(StageName.DENOISE, event.k, event.n)
-            elif isinstance(event, words.Preview):
-                previews.offer(event.step, event.image)
-            elif isinstance(event, words.Frames):
-                with clock.aside(StageName.ENCODE):
-                    encoder.write(event.frames)
-                at = spec.frames // 2 - event.first
-                if 0 <= at < len(event.frames):
-                    middle = event.frames[at : at + 1].copy()
-            else:
-                raise TypeError(f"the pipeline yielded {event!r}")
+            match event:
+                case Stage(name):
+                    stage = StageName(name)
+                    clock.enter(stage, steps=spec.steps if stage is StageName.DENOISE else 0)
+                case Step(k, n):
+                    claim.report(StageName.DENOISE, k, n)
+                case Preview(step, image):
+                    previews.offer(step, image)
+                case Frames(first, frames):
+                    with clock.aside(StageName.ENCODE):
+                        encoder.write(frames)
+                    at = spec.frames // 2 - first
+                    if 0 <= at < len(frames):
+                        middle = frames[at : at + 1].copy()
             _raise_if_stopped(claim)
         if middle is None:
             raise BrokenVideo("the model gave no frames")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from farm.domain.job import JobSpec
 from farm.ops.logging import Log
 from model.errors import CorruptWeights, ModelError
+from model.events import Event, RenderSpec
 from model.wan.config import preset
 
 
@@ -15,11 +16,11 @@ class Pipeline(Protocol):
 
     digest: str
 
-    def render(self, spec: Any, cancelled: Callable[[], bool]) -> Iterator[Any]: ...
+    def render(self, spec: RenderSpec, cancelled: Callable[[], bool]) -> Iterator[Event]: ...
 
 
 class Resident:
-    """`where` is "module:class"; the module also has RenderSpec, Stage, Step, Preview and Frames."""
+    """`where` is "module:class"; the class speaks the words of model.events."""
 
     def __init__(self, where: str, device: str, log: Log) -> None:
         self._module_name, _, self._class_name = where.partition(":")
@@ -32,11 +33,6 @@ class Resident:
     @property
     def digests(self) -> tuple[str, ...]:
         return () if self._pipeline is None else (self._pipeline.digest,)
-
-    @property
-    def words(self) -> Any:
-        """The module that defines the spec and the events."""
-        return importlib.import_module(self._module_name)
 
     def pipeline(self, model: str, digest: str | None = None) -> Pipeline:
         """The pipeline for `model`, with exactly the weights that `digest` names. Raises ModelError."""
@@ -53,9 +49,9 @@ class Resident:
                 )
         return self._pipeline
 
-    def spec(self, job: JobSpec) -> Any:
+    def spec(self, job: JobSpec) -> RenderSpec:
         """The model's own words for a job."""
-        return self.words.RenderSpec(
+        return RenderSpec(
             prompt=job.prompt, width=job.width, height=job.height, frames=job.frames,
             steps=job.steps, seed=job.seed, guidance=job.guidance,
         )  # fmt: skip
@@ -63,7 +59,7 @@ class Resident:
     def _load(self, model: str) -> None:
         self._pipeline, self._name = None, None  # frees the memory before the next one takes it
         wanted = preset(model)
-        kind: Any = getattr(self.words, self._class_name, None)
+        kind: Any = getattr(importlib.import_module(self._module_name), self._class_name, None)
         if kind is None:
             raise ModelError(f"{self._module_name} has no {self._class_name}", "see FARM_PIPELINE")
         self._pipeline = kind.load(wanted, device=self._device)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from model.demo import probe, world
-from model.pipeline import Frames, Pipeline, RenderSpec
+from model.events import Frames, RenderSpec
+from model.pipeline import Pipeline
 from model.training.sheets import save_sheet
 from model.wan.config import preset
 

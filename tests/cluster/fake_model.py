@@ -6,49 +6,15 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.errors import CorruptWeights, PromptTooLong, RenderCancelled
+from model.events import Frames, Preview, RenderSpec, Stage, Step
 
 DIGEST = hashlib.sha256(b"fake").hexdigest()
-
-
-@dataclass(frozen=True)
-class RenderSpec:
-    prompt: str
-    width: int
-    height: int
-    frames: int
-    steps: int
-    seed: int
-    guidance: float
-
-
-@dataclass(frozen=True)
-class Stage:
-    name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    k: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Preview:
-    step: int
-    image: Any
-
-
-@dataclass(frozen=True)
-class Frames:
-    first: int
-    frames: Any
 
 
 class Pipeline:

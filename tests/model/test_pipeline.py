@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoints.digest import weights_digest
 from model.errors import CorruptWeights, ModelError, PromptTooLong, RenderCancelled
-from model.pipeline import Frames, Pipeline, Preview, RenderSpec, Stage, Step
+from model.events import Frames, Preview, RenderSpec, Stage, Step
+from model.pipeline import Pipeline
 from model.wan.config import installed, preset
 
 PROMPT = "a red circle moving right on a white background"
