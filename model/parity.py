@@ -18,7 +18,7 @@ from kernels import reference
 from model import sampler
 from model.checkpoints.safetensors import read
 from model.errors import CorruptWeights
-from model.wan.config import TransformerConfig, VAEConfig
+from model.wan.config import TransformerConfig, UMT5Shapes, VAEConfig
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
 
@@ -134,7 +134,7 @@ def int8_linear(tensors: Tensors, _: Metadata) -> Iterator[Check]:
 
 
 def umt5(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
-    from model.wan.text_encoder import UMT5Shapes, UMT5TextEncoder  # transformers is slow to import
+    from model.wan.text_encoder import UMT5TextEncoder  # transformers is slow to import
 
     shapes = UMT5Shapes(
         vocabulary=int(meta["vocab"]),

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from model import sampler
 from model.checkpoints import safetensors
-from model.checkpoints.digest import weights_digest
 from model.checkpoints.fill import check as check_weights
 from model.checkpoints.fill import fill
 from model.demo.text_encoder import DemoTextEncoder
 from model.errors import CorruptWeights, ModelError, RenderCancelled
 from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
+from model.library import Library
 from model.wan.config import Preset
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
@@ -39,7 +39,7 @@ class Pipeline:
         self.device = preview.device
 
     @classmethod
-    def load(cls, preset: Preset, device: str | torch.device = "cpu") -> "Pipeline":
+    def load(cls, preset: Preset, library: Library | None = None, device: str | torch.device = "cpu") -> "Pipeline":
         """Read the preset's weights. Raises CorruptWeights naming file, tensor, expected and found.
 
         float32 on every device: the packaged model is small, and a seed shall mean one video everywhere.
@@ -62,7 +62,7 @@ class Pipeline:
         preview = safetensors.read(path)
         check_weights(preview, {"colour": torch.empty(preset.vae.z_dim + 1, 3)}, path)
         colour = preview["colour"].to(device, dtype)
-        return cls(preset, text_encoder, transformer, vae, colour, weights_digest(preset))
+        return cls(preset, text_encoder, transformer, vae, colour, (library or Library()).digest(preset))
 
     def render(self, spec: RenderSpec, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Render `spec`, yielding events as they happen.

@@ -27,6 +27,7 @@ from farm.ops.logging import start_log
 from farm.settings import Settings
 from farm.storage.store import open_store
 from model.errors import ModelError
+from model.library import Library
 
 # Seconds without work after a disk or store let us down, doubled each time.
 _SIT_OUT, _LONGEST_SIT_OUT = 5.0, 120.0
@@ -54,7 +55,9 @@ class GpuWorker:
         # By slot, so that a worker finds and removes what one that was killed has left.
         self._scratch = settings.scratch_dir / slot.log_name
         self._log = start_log(slot.log_name, settings.log_dir, settings.log_level).bind(worker=self._id)
-        self._resident = Resident(settings.pipeline, "cuda" if slot.is_gpu else "cpu", self._log)
+        self._resident = Resident(
+            settings.pipeline, Library(settings.models), "cuda" if slot.is_gpu else "cpu", self._log
+        )
         self._changed = threading.Condition()
         self._version = 0
         self._state = "starting"

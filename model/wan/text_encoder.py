@@ -3,7 +3,6 @@
 import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import ftfy
@@ -13,21 +12,7 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from model.checkpoints.fill import check
 from model.errors import CorruptWeights
-
-
-@dataclass(frozen=True)
-class UMT5Shapes:
-    """Sizes of the encoder; the defaults are UMT5-XXL (Chung et al. 2023)."""
-
-    vocabulary: int = 256384
-    dim: int = 4096
-    attention_dim: int = 4096
-    ffn_dim: int = 10240
-    heads: int = 64
-    layers: int = 24
-    buckets: int = 32
-    text_len: int = 512
-
+from model.wan.config import UMT5Shapes
 
 # official name -> transformers name; `blocks.N.` becomes `encoder.block.N.`
 _NAMES = {

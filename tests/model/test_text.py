@@ -10,8 +10,9 @@ import torch
 
 from model.checkpoints.safetensors import read
 from model.errors import CorruptWeights
+from model.wan.config import UMT5Shapes
 from model.wan.text_cache import TextCache
-from model.wan.text_encoder import UMT5Shapes, UMT5TextEncoder, WanTokenizer, clean, official_name
+from model.wan.text_encoder import UMT5TextEncoder, WanTokenizer, clean, official_name
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = UMT5Shapes(vocabulary=160, dim=64, attention_dim=64, ffn_dim=160, heads=4, layers=3)
