@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from farm.api.body import Body
+from farm.api.images import image_sizes
 from farm.api.present import Json
 from farm.api.services import Farm
 from farm.db import jobs
@@ -26,7 +27,7 @@ def create(farm: Farm, body: Body, response: Response) -> Json:
     """`name` and `rows`. Rows that the batch already has are counted as existing, not added again."""
     if unknown := set(body) - {"name", "rows"}:
         raise InvalidRequest("a batch has a name and rows", "put other fields into the rows", sorted(unknown)[0])
-    wishes = batch_jobs(body.get("name"), body.get("rows"), farm.models)
+    wishes = batch_jobs(body.get("name"), body.get("rows"), farm.models, image_sizes(farm))
     submitted = jobs.submit(farm.db, wishes)
     created = sum(one.created for one in submitted)
     if created:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Request
@@ -11,13 +12,23 @@ from starlette.exceptions import HTTPException
 from farm.api.errors import BadBody, BodyTooLarge
 
 MAX_BODY = 16 * 2**20
+MAX_FILE_BODY = 33 * 2**20  # the largest image, and the form around it
+_FORMS = {"multipart/form-data", "application/x-www-form-urlencoded"}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of a form; no name and no data where its field was left empty."""
+
+    name: str
+    data: bytes
 
 
 async def read_body(request: Request) -> dict[str, Any]:
     """The fields of a request. Raises BadBody or BodyTooLarge."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    raw = await _read(request)
-    if kind in {"multipart/form-data", "application/x-www-form-urlencoded"}:
+    kind = _kind(request)
+    raw = await _read(request, MAX_FILE_BODY if kind == "multipart/form-data" else MAX_BODY)
+    if kind in _FORMS:
         return await _form(request)
     if not raw.strip():
         return {}
@@ -30,13 +41,28 @@ async def read_body(request: Request) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-async def _read(request: Request) -> bytes:
+async def read_file(request: Request) -> bytes:
+    """The one file of a request: its body, or the only file of its form. Raises BadBody or BodyTooLarge."""
+    raw = await _read(request, MAX_FILE_BODY)
+    if _kind(request) not in _FORMS:
+        return raw
+    files = [value for value in (await _form(request)).values() if isinstance(value, Upload)]
+    if len(files) != 1:
+        raise BadBody("the form must have exactly one file", "send the image as the body, or as `image`")
+    return files[0].data
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _read(request: Request, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > MAX_BODY:
-            raise BodyTooLarge(f"the body is larger than {MAX_BODY >> 20} MiB", "send it in parts")
+        if size > limit:
+            raise BodyTooLarge(f"the body is larger than {limit >> 20} MiB", "make it smaller")
         parts.append(part)
     request._body = b"".join(parts)  # pyright: ignore[reportPrivateUsage]  # Starlette's own cache for form()
     return request._body  # pyright: ignore[reportPrivateUsage]
@@ -49,11 +75,12 @@ async def _form(request: Request) -> dict[str, Any]:
         raise BadBody(f"the form cannot be read: {error}", "send it as multipart/form-data or JSON") from None
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
-        fields[name] = (value.filename or "file") if isinstance(value, UploadFile) else value
+        fields[name] = Upload(value.filename or "", await value.read()) if isinstance(value, UploadFile) else value
     return fields
 
 
 Body = Annotated[dict[str, Any], Depends(read_body)]
+FileBody = Annotated[bytes, Depends(read_file)]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 

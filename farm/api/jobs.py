@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from farm.api.body import Body, IdempotencyKey
 from farm.api.content import file_name, stored
+from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
 from farm.api.present import Json, attempt_json, job_json
 from farm.api.services import Farm, Services
 from farm.db import jobs, lanes, workers
@@ -28,7 +29,7 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 @router.post("", status_code=201)
 def create(farm: Farm, body: Body, response: Response, idempotency_key: IdempotencyKey = None) -> Json:
     """201 for a new job, 200 for the one that this Idempotency-Key made before."""
-    return submit_one(farm, new_job(body, farm.models, idempotency_key=idempotency_key), response)
+    return submit_one(farm, accept(farm, body, idempotency_key), response)
 
 
 @router.get("")
@@ -140,6 +141,13 @@ def preview(
     )  # fmt: skip
 
 
+def accept(farm: Services, body: Json, idempotency_key: str | None = None) -> NewJob:
+    """The wish of a request, its uploaded image kept. Raises FarmError naming the field that is wrong."""
+    return new_job(
+        with_images_kept(farm, body), farm.models, idempotency_key=idempotency_key, images=image_sizes(farm)
+    )
+
+
 def submit_one(farm: Services, wish: NewJob, response: Response) -> Json:
     """Durable once this returns."""
     submitted = jobs.submit(farm.db, [wish])[0]
@@ -147,7 +155,7 @@ def submit_one(farm: Services, wish: NewJob, response: Response) -> Json:
         farm.poke()
     else:
         response.status_code = 200
-    return {**job_json(submitted.job), "hint": hint(submitted.job.spec)}
+    return {**job_json(submitted.job), "hint": hint(submitted.job.spec) or wish.note}
 
 
 def job_detail(farm: Services, job_id: str) -> Json:
@@ -186,9 +194,15 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
         "priority": job.priority,
         "tags": dict(job.tags),
     }
+    if job.spec.negative_prompt is not None:
+        wish["negative_prompt"] = job.spec.negative_prompt
     if "seconds" in changes:
         del wish["frames"]
-    return new_job({**wish, **changes}, farm.models, idempotency_key=idempotency_key)
+    if any(name in changes for name in IMAGE_FIELDS):
+        del wish["size"]  # follows the new image, unless the changes fix it
+    elif job.spec.image is not None:
+        wish |= {"image": job.spec.image, "fit": job.spec.fit}
+    return accept(farm, {**wish, **changes}, idempotency_key)
 
 
 def finished(farm: Services, job_id: str) -> tuple[Job, Artifact]:

@@ -3,7 +3,10 @@
 from fastapi import APIRouter
 
 from farm.api.present import Json
-from farm.api.services import Farm
+from farm.api.services import Farm, Services
+from farm.db import models
+from farm.domain.errors import FarmError
+from farm.domain.model import KnownModel
 from farm.domain.request import MIN_FRAMES, Models
 from model.wan.config import PRESETS, Preset
 
@@ -12,15 +15,35 @@ router = APIRouter(prefix="/api/models", tags=["models"])
 
 @router.get("")
 def index(farm: Farm) -> Json:
-    return {"object": "list", "data": [model_json(preset, farm.models) for preset in PRESETS.values()]}
+    return {"object": "list", "data": model_list(farm)}
 
 
-def model_json(preset: Preset, models: Models) -> Json:
+def model_list(farm: Services) -> list[Json]:
+    """Every preset of this version, and imported models of other names; `installed` can be asked for now."""
+    offered = farm.models
+    known = {**PRESETS, **offered.installed}
+    rows = models.find(farm.db)
+    return [_with_weights(model_json(preset, offered), rows) for preset in known.values()]
+
+
+def _with_weights(said: Json, rows: list[KnownModel]) -> Json:
+    """The digest that new jobs are pinned to, and who holds it."""
+    newest = next((row for row in rows if row.name == said["id"] and row.digest == said["digest"]), None)
+    return {
+        **said,
+        "bytes": None if newest is None else newest.bytes,
+        "workers": 0 if newest is None else newest.workers,
+    }
+
+
+def model_json(preset: Preset, offered: Models) -> Json:
+    """What a form must know of it."""
     return {
         "id": preset.name,
         "object": "model",
-        "installed": preset.name in models.installed,
-        "default": preset.name == models.default,
+        "installed": preset.name in offered.installed,
+        "default": preset.name == offered.default,
+        "digest": _digest(preset, offered),
         "task": preset.task,
         "distilled": preset.distilled,
         "size": f"{preset.size[0]}x{preset.size[1]}",
@@ -33,5 +56,15 @@ def model_json(preset: Preset, models: Models) -> Json:
         "steps": preset.steps,
         "max_steps": preset.max_steps,
         "guidance": preset.guidance,
+        "negative_prompt": preset.negative_prompt,
         "max_prompt_chars": preset.max_prompt_chars,
     }
+
+
+def _digest(preset: Preset, offered: Models) -> str | None:
+    if preset.name not in offered.installed:
+        return None
+    try:
+        return offered.pin(preset)
+    except FarmError:  # its files are damaged: who submits is told
+        return None

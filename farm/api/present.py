@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from farm.domain.job import Attempt, Job, Progress
+from farm.domain.job import Attempt, Job, JobSpec, Progress
 from farm.domain.request import seconds_of
 from farm.domain.states import JobState, StageName
 from farm.domain.worker import Worker
@@ -49,6 +49,8 @@ def job_json(job: Job) -> Json:
         "steps": spec.steps,
         "seed": spec.seed,
         "guidance": spec.guidance,
+        "negative_prompt": spec.negative_prompt,
+        "image": image_json(spec),
         "owner": job.owner,
         "project": job.project,
         "batch": job.batch,
@@ -69,6 +71,18 @@ def job_json(job: Job) -> Json:
         "artifact": artifact_json(job),
         "error": error_json(job),
     }
+
+
+def image_json(spec: JobSpec) -> Json | None:
+    """The first frame of an image-to-video job."""
+    if spec.image is None:
+        return None
+    url = image_url(spec.image)
+    return {"digest": spec.image, "fit": spec.fit, "url": url, "thumbnail_url": f"{url}/thumbnail"}
+
+
+def image_url(digest: str) -> str:
+    return f"/api/images/{digest}"
 
 
 def progress_json(job: Job) -> Json | None:
@@ -133,6 +147,7 @@ def worker_json(worker: Worker, jobs: Sequence[Job] = ()) -> Json:
         "device": worker.device_name,
         "pid": worker.pid,
         "models": list(worker.models),
+        "available": dict(worker.available or {}),
         "wish": worker.wish.value,
         "state": worker.state,
         "job": at,

@@ -9,11 +9,11 @@ from types import FrameType
 import uvicorn
 
 from farm.api.app import create_app
+from farm.api.offer import Offer
 from farm.api.services import Services
 from farm.cluster.poke import dispatcher_listens, poke
 from farm.db.engine import check_schema, open_database
 from farm.domain.errors import FarmError, PortInUse
-from farm.domain.request import Models
 from farm.settings import Settings, load_settings
 from farm.storage.store import open_store
 from model.library import Library
@@ -39,15 +39,11 @@ def build_services(settings: Settings) -> Services:
     """Opens the database and the store of these settings. Raises FarmError."""
     db = open_database(settings.database_url)
     check_schema(db)
-    library = Library(settings.models)
+    offer = Offer(db, Library(settings.models), settings.model)
     return Services(
         db=db,
         store=open_store(settings.store),
-        models=Models(
-            installed={preset.name: preset for preset in library.installed()},
-            default=settings.model,
-            digest=library.digest,  # notices files that were replaced
-        ),
+        models_now=offer.now,
         poke=functools.partial(poke, settings),
         dispatcher_alive=functools.partial(dispatcher_listens, settings),
         hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host}),

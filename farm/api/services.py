@@ -26,11 +26,16 @@ class Services:
 
     db: Database
     store: Store
-    models: Models
+    models_now: Callable[[], Models]
     poke: Callable[[], None] = _nobody_listens
     dispatcher_alive: Callable[[], bool] = _always
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def models(self) -> Models:
+        """What can be asked for at this moment: workers come and go, and models are pulled while it runs."""
+        return self.models_now()
 
 
 def services(request: Request) -> Services:

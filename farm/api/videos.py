@@ -6,20 +6,19 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from farm.api.body import Body, IdempotencyKey
+from farm.api.jobs import accept, spritesheet
 from farm.api.jobs import content as job_content
-from farm.api.jobs import spritesheet
 from farm.api.jobs import thumbnail as job_thumbnail
 from farm.api.present import Json, video_json
 from farm.api.services import Farm
 from farm.db import jobs
-from farm.domain.request import new_job
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
 
 @router.post("")
 def create(farm: Farm, body: Body, idempotency_key: IdempotencyKey = None) -> Json:
-    submitted = jobs.submit(farm.db, [new_job(body, farm.models, idempotency_key=idempotency_key)])[0]
+    submitted = jobs.submit(farm.db, [accept(farm, body, idempotency_key)])[0]
     farm.poke()
     return video_json(submitted.job)
 

@@ -98,7 +98,8 @@ class Dispatcher:
             self._log.info("restart_wished", worker=worker.id)
             post.replace()
             return
-        choice = next_lane(lanes.lanes(self._db), worker, datetime.now(UTC))
+        # A lane whose jobs want other weights than this worker has must not keep it from the next one.
+        choice = next_lane(lanes.lanes(self._db, worker.digests), worker, datetime.now(UTC))
         if not isinstance(choice, LaneView):
             return
         assignment = leases.claim(

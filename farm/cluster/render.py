@@ -23,12 +23,14 @@ from farm.domain.states import Outcome, StageName
 from farm.domain.worker import Beat
 from farm.media.check import check_video
 from farm.media.encoder import EncodedVideo, Encoder
+from farm.media.image import ImageRefused, pixels
 from farm.media.stills import poster
 from farm.ops.logging import Log
 from farm.settings import Settings
+from farm.storage.images import ImageMissing, fetch
 from farm.storage.store import Store
 from model.errors import CorruptWeights, ModelError, RenderCancelled
-from model.events import Frames, Preview, Stage, Step
+from model.events import Frames, Preview, RenderSpec, Stage, Step
 
 _PATIENCE = 600.0  # seconds that a finished video waits for a store or database that is away
 _SLOWEST_RETRY = 15.0
@@ -118,12 +120,13 @@ class Renderer:
         """The file, whole and looked at. Raises Stopped, ModelError, BrokenVideo, device errors."""
         spec = claim.assignment.spec
         clock.enter(StageName.LOADING)
+        image = None if spec.image is None else pixels(fetch(self._store, spec.image))
         pipeline = self._resident.pipeline(spec.model, spec.model_digest)
         _raise_if_stopped(claim)
         encoder = Encoder(path, size=(spec.width, spec.height), fps=spec.fps)
         try:
             with Previews(self._store, claim, log) as previews:
-                middle = self._frames(claim, clock, pipeline, encoder, previews)
+                middle = self._frames(claim, clock, pipeline, self._resident.spec(spec, image), encoder, previews)
             clock.enter(StageName.ENCODE)
             encoded = encoder.close(_metadata(claim.assignment))
             check_video(encoded.path, frames=spec.frames, size=(spec.width, spec.height))
@@ -133,12 +136,18 @@ class Renderer:
             raise
 
     def _frames(
-        self, claim: Claim, clock: StageClock, pipeline: Pipeline, encoder: Encoder, previews: Previews
+        self,
+        claim: Claim,
+        clock: StageClock,
+        pipeline: Pipeline,
+        wanted: RenderSpec,
+        encoder: Encoder,
+        previews: Previews,
     ) -> Picture:
         """Feeds the encoder; the middle frame [1,h,w,3] comes back."""
         spec = claim.assignment.spec
         middle: Picture | None = None
-        for event in pipeline.render(self._resident.spec(spec), lambda: claim.must_stop() is not None):
+        for event in pipeline.render(wanted, lambda: claim.must_stop() is not None):
             match event:
                 case Stage(name):
                     stage = StageName(name)
@@ -262,6 +271,8 @@ def _classify(claim: Claim, error: Exception) -> tuple[Outcome, JobError]:
         return Outcome.USER_ERROR, JobError("corrupt_weights", error.message, error.next)
     if isinstance(error, ModelError):
         return Outcome.USER_ERROR, JobError("invalid_request", error.message, error.next)
+    if isinstance(error, (ImageMissing, ImageRefused)):
+        return Outcome.USER_ERROR, JobError(error.code, error.message, error.next)
     if isinstance(error, _AWAY):
         return Outcome.DEPENDENCY, JobError(error.code, error.message, error.next)
     if device.is_out_of_memory(error):

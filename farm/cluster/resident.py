@@ -2,12 +2,12 @@
 
 import importlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from farm.domain.job import JobSpec
 from farm.ops.logging import Log
 from model.errors import CorruptWeights, ModelError
-from model.events import Event, RenderSpec
+from model.events import Event, Fit, Image, RenderSpec
 from model.library import Library
 
 
@@ -50,11 +50,12 @@ class Resident:
                 )
         return self._pipeline
 
-    def spec(self, job: JobSpec) -> RenderSpec:
-        """The model's own words for a job."""
+    def spec(self, job: JobSpec, image: Image | None = None) -> RenderSpec:
+        """The model's own words for a job, and the pixels of its first frame if it has one."""
         return RenderSpec(
             prompt=job.prompt, width=job.width, height=job.height, frames=job.frames,
-            steps=job.steps, seed=job.seed, guidance=job.guidance,
+            steps=job.steps, seed=job.seed, guidance=job.guidance, negative_prompt=job.negative_prompt,
+            image=image, fit=cast(Fit, job.fit),
         )  # fmt: skip
 
     def _load(self, model: str) -> None:

@@ -1,5 +1,7 @@
 """Lanes: what waits and runs in each, how much each has had, and whether it is open."""
 
+from collections.abc import Collection
+
 from sqlalchemy import Select, func, select, update
 
 from farm.db.engine import Database
@@ -9,15 +11,18 @@ from farm.domain.states import ACTIVE, JobState
 from farm.scheduling.lanes import LaneView
 
 
-def lanes(db: Database) -> list[LaneView]:
-    """Every lane there has ever been a job for."""
+def lanes(db: Database, digests: Collection[str] | None = None) -> list[LaneView]:
+    """Every lane there has ever been a job for. `digests`: only jobs of these weights count as waiting."""
 
     def count(states: list[JobState]) -> Select[int]:
         return select(func.count()).where(jobs.c.state.in_(states), jobs.c.lane == lane_rows.c.id)
 
+    waiting = count([JobState.QUEUED])
+    if digests is not None:
+        waiting = waiting.where(jobs.c.model_digest.in_(sorted(digests)))
     stmt = select(
         lane_rows,
-        count([JobState.QUEUED]).scalar_subquery().label("waiting"),
+        waiting.scalar_subquery().label("waiting"),
         count(sorted(ACTIVE)).scalar_subquery().label("running"),
     ).order_by(lane_rows.c.id)
     with db.read() as conn:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import Connection, case, insert, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from farm.db.dialect import farm_now
@@ -43,12 +43,13 @@ def claim(
     """The lane's next job for this worker, leased for `ttl` seconds; None if there is none for it.
 
     `models`: digests resident in the worker; among equal priorities such a job goes first, within the
-    lane's first 16. A worker that is gone, or wished to stop, gets nothing.
+    lane's first 16. A worker that is gone, or wished to stop, gets nothing; no worker gets a job pinned to
+    weights that it does not have.
     """
     with db.write() as conn:
         head = (
             select(jobs.c.id, jobs.c.priority, jobs.c.seq, jobs.c.model_digest)
-            .where(jobs.c.state == JobState.QUEUED, jobs.c.lane == lane)
+            .where(jobs.c.state == JobState.QUEUED, jobs.c.lane == lane, _renderable(conn, worker_id, models))
             .order_by(jobs.c.priority.desc(), jobs.c.seq)
             .limit(LOOK_AHEAD)
             # Where writers run side by side, each takes the first row that no other is taking.
@@ -332,6 +333,14 @@ def _values(arrow: Transition, failures: int, error: JobError | None) -> dict[st
     if arrow is REQUEUE:
         values["started_at"] = None  # of a job that waits: it has not started
     return values
+
+
+def _renderable(conn: Connection, worker_id: str, resident: Sequence[str]) -> ColumnElement[bool]:
+    """The job's exact weights are in the worker's memory or on its disk."""
+    available = conn.scalar(select(workers.c.available).where(workers.c.id == worker_id))
+    if available is None:
+        return true()  # it has not said what it has: it finds out by trying
+    return jobs.c.model_digest.in_(sorted({*available.values(), *resident}))
 
 
 def _willing(worker_id: str) -> ColumnElement[bool]:

@@ -135,6 +135,19 @@ workers = Table(
     Column("ended_at", UtcTime),  # its process is known to be gone: late beats change nothing
     Column("jobs_done", Integer, nullable=False, default=0),
     Column("memory", BigInteger),
+    Column("available", JSON(none_as_null=True)),  # {name: digest} it can load; NULL: it has not said yet
+)
+
+# Weights by name and digest. A job is pinned to a digest; `preset` is what a server must know to accept it.
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("preset", JSON, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("first_seen", UtcTime, nullable=False),
+    PrimaryKeyConstraint("name", "digest"),
 )
 
 # One narrow row per active job; renewals and progress touch only this.

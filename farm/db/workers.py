@@ -41,7 +41,7 @@ def register(db: Database, new: NewWorker) -> None:
                 .mappings()
                 .one()
             )
-            outbox.append(conn, [_news(row)])
+            outbox.append(conn, [news(row)])
     except IntegrityError:
         return  # a repeated call after a lost answer: the row is there
 
@@ -73,7 +73,7 @@ def beat(db: Database, beats: Sequence[Beat]) -> None:
                 .one_or_none()
             )
             if before is not None and after is not None and _seen(before) != _seen(after):
-                outbox.append(conn, [_news(after)])
+                outbox.append(conn, [news(after)])
 
 
 def find(db: Database, gone_within: float = 3600.0) -> list[Worker]:
@@ -101,7 +101,7 @@ def gone(db: Database, worker_id: str) -> None:
             .one_or_none()
         )
         if row is not None:
-            outbox.append(conn, [_news(row)])
+            outbox.append(conn, [news(row)])
 
 
 def wish(db: Database, worker_id: str, wanted: Wish) -> Worker:
@@ -114,7 +114,7 @@ def wish(db: Database, worker_id: str, wanted: Wish) -> Worker:
         )
         if row is None:
             raise WorkerNotFound(f"there is no worker {worker_id!r}", "see them with: farm status")
-        outbox.append(conn, [_news(row)])
+        outbox.append(conn, [news(row)])
         return rows.worker(row)
 
 
@@ -128,7 +128,7 @@ def sweep(db: Database, older_than: float = 30.0) -> list[str]:
             .returning(workers)
         )
         swept = list(conn.execute(stmt).mappings())
-        outbox.append(conn, [_news(row) for row in swept])
+        outbox.append(conn, [news(row) for row in swept])
         return [row["id"] for row in swept]
 
 
@@ -136,6 +136,10 @@ def _seen(row: RowMapping) -> tuple[Any, ...]:
     return row["state"], row["models"], row["wish"], row["jobs_done"]
 
 
-def _news(row: RowMapping) -> tuple[str, str, dict[str, Any]]:
-    fields = ("node", "gpu", "device_name", "state", "wish", "models", "jobs_done", "memory", "heartbeat_at")
+def news(row: RowMapping) -> tuple[str, str, dict[str, Any]]:
+    """The outbox row that tells how a worker is now."""
+    fields = (
+        "node", "gpu", "device_name", "state", "wish", "models", "available", "jobs_done", "memory",
+        "heartbeat_at",
+    )  # fmt: skip
     return "worker", row["id"], {name: row[name] for name in fields}

@@ -11,7 +11,7 @@ from farm.domain.errors import InvalidRequest, PromptRefused
 
 FIELDS = (
     "prompt", "model", "size", "seconds", "frames", "steps", "seed", "guidance", "negative_prompt",
-    "priority", "hold", "project", "tags", "input_reference",
+    "priority", "hold", "project", "tags", "image", "input_reference", "fit",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,8 @@ class JobSpec:
     """What is to be rendered. Immutable once accepted; stored as JSON.
 
     width, height in pixels; frames = 4k + 1; fps in frames per second; guidance is the weight of
-    classifier-free guidance (1 = off, always 1 for distilled models).
+    classifier-free guidance (1 = off, always 1 for distilled models). image is the sha256 of the first
+    frame's PNG in the store (farm.storage.images), and fit how it fills another shape.
     """
 
     kind: str
@@ -29,19 +30,30 @@ class JobSpec:
     steps: int
     seed: int
     guidance: float
+    negative_prompt: str | None = None  # None: the model's own, where it has one
+    image: str | None = None
+    fit: str = "crop"
 
     def canonical(self) -> str:
-        """One spelling per spec, for comparing and hashing."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        """One spelling per spec, for comparing and hashing. What has its default is left out."""
+        # A spec that was written before a field existed must still be spelled as it was.
+        said = {k: v for k, v in asdict(self).items() if k not in _DEFAULTS or v != _DEFAULTS[k]}
+        return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "JobSpec":
         return cls(**json.loads(text))
 
 
+_DEFAULTS = {f.name: f.default for f in fields(JobSpec) if f.default is not MISSING}
+
+
 @dataclass(frozen=True)
 class NewJob:
-    """An accepted wish that is not yet a row. `idempotency_key` is scoped by owner (and batch)."""
+    """An accepted wish that is not yet a row. `idempotency_key` is scoped by owner (and batch).
+
+    note: what was decided for the person who asked, to be told once; it is not kept.
+    """
 
     spec: JobSpec
     owner: str = "local"
@@ -53,6 +65,7 @@ class NewJob:
     interactive: bool = True
     not_before: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    note: str | None = None
 
 
 @dataclass(frozen=True)

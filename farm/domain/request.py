@@ -5,24 +5,38 @@ Every refusal names one field, says what is wrong, and offers the nearest value 
 
 import difflib
 import hashlib
+import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
 
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import Fields, number_of, quote, refuse_unwritable
 from farm.domain.job import JobSpec, NewJob, batch_row_key, seed_from_key
 from model.demo.tokenizer import tokenize
 from model.errors import ModelError, PromptTooLong
+from model.events import Fit
 from model.wan.config import PRESETS, Preset
-from model.wan.sizes import GRID, nearest_size
+from model.wan.sizes import GRID, adaptive_size, nearest_size
 
 MAX_SEED = 2**32 - 1
 MIN_FRAMES = 5  # one latent frame is a still
 MAX_GUIDANCE = 20.0
 MAX_PRIORITY = 100
+FITS: tuple[Fit, ...] = get_args(Fit)
+
+# (width, height) of the image of this digest; None: it has not been uploaded.
+Images = Callable[[str], "tuple[int, int] | None"]
+
+
+def no_images(digest: str) -> tuple[int, int] | None:
+    """Where nothing has been uploaded."""
+    return None
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ def new_job(
     models: Models,
     *,
     idempotency_key: str | None = None,
+    images: Images = no_images,
 ) -> NewJob:
     """One accepted wish. With a key and no seed the seed comes from the key: asking twice is the same."""
     if idempotency_key is not None and not (0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()):
@@ -89,10 +104,10 @@ def new_job(
             "the idempotency key must have 1 to 255 printable characters", "shorten it", "idempotency_key"
         )
     seed_key = None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest()
-    return _accept(body, models, seed_key=seed_key, idempotency_key=idempotency_key)
+    return _accept(body, models, images, seed_key=seed_key, idempotency_key=idempotency_key)
 
 
-def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
+def batch_jobs(name: object, rows: object, models: Models, images: Images = no_images) -> list[NewJob]:
     """All rows of a batch, or BadRows naming every wrong one. A row is a prompt or a mapping of fields."""
     if not isinstance(name, str) or not 0 < len(name.strip()) <= 120 or not name.isprintable():
         raise InvalidRequest(
@@ -115,9 +130,8 @@ def batch_jobs(name: object, rows: object, models: Models) -> list[NewJob]:
             content = batch_row_key(body, 0)
             key = batch_row_key(body, seen.get(content, 0))
             seen[content] = seen.get(content, 0) + 1
-            accepted.append(
-                _accept(body, models, seed_key=key, idempotency_key=key, batch=name.strip(), interactive=False)
-            )
+            wish = _accept(body, models, images, seed_key=key, idempotency_key=key)
+            accepted.append(replace(wish, batch=name.strip(), interactive=False))
         except FarmError as error:
             wrong.append((number, error))
     if wrong:
@@ -165,24 +179,15 @@ def seconds_of(spec: JobSpec) -> str:
 def _accept(
     body: Mapping[str, Any],
     models: Models,
+    images: Images,
     *,
     seed_key: str | None,
     idempotency_key: str | None,
-    batch: str | None = None,
-    interactive: bool = True,
 ) -> NewJob:
     wish = Fields(body)
     preset = models.choose(wish.get("model"))
-    if wish.get("negative_prompt") is not None:
-        raise InvalidRequest(
-            "these models take no negative prompt: the distilled ones run without guidance, and the others "
-            "were trained to be guided by an empty one",
-            "say in the prompt what should be seen, and leave the negative prompt out",
-            "negative_prompt",
-        )
-    if wish.get("input_reference") is not None:
-        raise InvalidRequest(f"{preset.name} makes videos from text only", "leave the image out", "input_reference")
-    width, height = _size(wish, preset)
+    image, shape = _image(wish, preset, images)
+    width, height = _size(wish, preset, shape)
     spec = JobSpec(
         kind=preset.task,
         model=preset.name,
@@ -195,18 +200,101 @@ def _accept(
         seed=_seed(wish, seed_key),
         guidance=_guidance(wish, preset),
         model_digest=models.pin(preset),
+        negative_prompt=_negative_prompt(wish, preset),
+        image=image,
+        fit=_fit(wish, image),
     )
     priority = wish.get("priority")
     return NewJob(
         spec=spec,
         project=_project(wish.get("project")),
-        batch=batch,
         idempotency_key=idempotency_key,
         priority=0 if priority is None else check_priority(priority),
         hold=wish.flag("hold"),
-        interactive=interactive,
         tags=_tags(wish.get("tags")),
+        note=_followed(spec, shape) if wish.get("size") is None else None,
     )
+
+
+def _image(wish: Fields, preset: Preset, images: Images) -> tuple[str | None, tuple[int, int] | None]:
+    """The digest of the first frame and its (width, height), of a model that begins with one."""
+    field = "image" if wish.get("image") is not None else "input_reference"
+    value = wish.get(field)
+    if preset.task != "i2v":
+        if value is not None:
+            raise InvalidRequest(
+                f"{preset.name} makes videos from text only",
+                "leave the image out, or choose an image-to-video model",
+                field,
+            )
+        return None, None
+    if value is None:
+        raise InvalidRequest(
+            f"{preset.name} needs an image to begin with",
+            "add one: --image PATH, a file as input_reference, or the digest of an uploaded image",
+            "image",
+        )
+    if wish.get("image") is not None and wish.get("input_reference") is not None:
+        raise InvalidRequest("give image or input_reference, not both", "leave one of them out", "image")
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise InvalidRequest(
+            f"{field} must be an image file or the digest of an uploaded one, not {quote(value)}",
+            "upload it first: POST /api/images answers with its digest",
+            field,
+        )
+    shape = images(value)
+    if shape is None:
+        raise InvalidRequest(
+            f"this farm has no image {quote(value[:12])}", "upload it first: POST /api/images", field
+        )
+    return value, shape
+
+
+def _fit(wish: Fields, image: str | None) -> Fit:
+    value = wish.get("fit")
+    if value is None or image is None:
+        if value is not None:
+            raise InvalidRequest("fit says how an image fills the video", "leave it out, or add an image", "fit")
+        return "crop"
+    for fit in FITS:
+        if value == fit:
+            return fit
+    raise InvalidRequest(
+        f"fit must be one of {', '.join(FITS)}, not {quote(value)}",
+        "crop cuts the image's edges, pad adds bars, stretch distorts it",
+        "fit",
+    )
+
+
+def _followed(spec: JobSpec, shape: tuple[int, int] | None) -> str | None:
+    if shape is None:
+        return None
+    return f"The video is {spec.width}x{spec.height}, after the shape of the image; a size fixes it."
+
+
+def _negative_prompt(wish: Fields, preset: Preset) -> str | None:
+    value = wish.get("negative_prompt")
+    if value is None:
+        return None
+    if preset.negative_prompt is None:
+        why = "it is distilled and runs without guidance" if preset.distilled else "it is guided by an empty one"
+        raise InvalidRequest(
+            f"{preset.name} takes no negative prompt: {why}",
+            "say in the prompt what should be seen, and leave the negative prompt out",
+            "negative_prompt",
+        )
+    if not isinstance(value, str):
+        raise InvalidRequest(
+            f"the negative prompt must be text, not {quote(value)}",
+            "say what should not be seen",
+            "negative_prompt",
+        )
+    try:
+        return _prompt(value, preset)
+    except PromptRefused as error:
+        raise InvalidRequest(
+            error.message.replace("the prompt", "the negative prompt"), error.next, "negative_prompt"
+        ) from None
 
 
 def _prompt(value: object, preset: Preset) -> str:
@@ -233,10 +321,10 @@ def _prompt(value: object, preset: Preset) -> str:
     return text
 
 
-def _size(wish: Fields, preset: Preset) -> tuple[int, int]:
+def _size(wish: Fields, preset: Preset, image: tuple[int, int] | None) -> tuple[int, int]:
     value = wish.get("size")
     if value is None:
-        return preset.size
+        return preset.size if image is None else adaptive_size(image, preset.size, preset)
     default = f"{preset.size[0]}x{preset.size[1]}"
     sides = value.lower().replace("×", "x").replace("*", "x").split("x") if isinstance(value, str) else []
     numbers = [number_of(side) for side in sides]

@@ -1,5 +1,6 @@
 """A worker: one process that owns one device and keeps one model resident."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,6 +33,16 @@ class Worker:
     heartbeat_at: datetime
     jobs_done: int
     memory: int | None  # resident bytes of the process
+    available: Mapping[str, str] | None = None  # models it can load, digest by name; None: not said yet
+
+    @property
+    def digests(self) -> frozenset[str] | None:
+        """Of all weights that it holds or can load; None: nobody knows yet."""
+        return None if self.available is None else frozenset(self.available.values()) | frozenset(self.models)
+
+    def renders(self, digest: str) -> bool:
+        """Whether a job pinned to these weights may be given to it."""
+        return self.digests is None or digest in self.digests
 
 
 @dataclass(frozen=True)

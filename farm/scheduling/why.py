@@ -77,7 +77,11 @@ def _queued(
     mine = next((lane for lane in lanes if lane.id == job.lane), None)
     if mine is not None and mine.closed_reason is not None:
         return Reason("lane_closed", f"Its lane {mine.id} is closed: {mine.closed_reason}", "open the lane")
-    return _no_worker(workers, now) or _no_turn(job, position, mine, lanes, workers, now)
+    return (
+        _no_worker(workers, now)
+        or _no_weights(job, workers, now)
+        or _no_turn(job, position, mine, lanes, workers, now)
+    )
 
 
 def _no_worker(workers: Sequence[Worker], now: datetime) -> Reason | None:
@@ -103,6 +107,26 @@ def _no_worker(workers: Sequence[Worker], now: datetime) -> Reason | None:
     return None
 
 
+def _no_weights(job: Job, workers: Sequence[Worker], now: datetime) -> Reason | None:
+    """No worker that could take jobs has the very weights it is pinned to; None if one has."""
+    willing = [worker for worker in workers if _is_heard(worker, now) and worker.wish is Wish.RUN]
+    here = [worker for worker in willing if worker.state != "gone"]
+    if any(worker.renders(job.spec.model_digest) for worker in here):
+        return None
+    model = job.spec.model
+    if any(model in (worker.available or {}) for worker in here):
+        return Reason(
+            "weights_missing",
+            f"No living worker has the weights of {model} that it was accepted with; they have others.",
+            f"render it with those: farm rerun {job.id}, then farm cancel {job.id}; or bring the old ones back",
+        )
+    return Reason(
+        "weights_missing",
+        f"No living worker has {model}.",
+        f"run on a node: farm models pull {model}; or start one that has it",
+    )
+
+
 def _no_turn(
     job: Job,
     position: int,
@@ -111,7 +135,7 @@ def _no_turn(
     workers: Sequence[Worker],
     now: datetime,
 ) -> Reason:
-    able = [worker for worker in workers if _is_able(worker, now)]
+    able = [worker for worker in workers if _is_able(worker, now) and worker.renders(job.spec.model_digest)]
     idle = [worker for worker in able if worker.state == "idle"]
     again = "" if job.failures == 0 else f" {_count(job.failures, 'attempt')} of it failed before."
     if idle and position == 0:

@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from farm.api.body import Body
-from farm.api.jobs import again, job_detail
+from farm.api.jobs import accept, again, job_detail
 from farm.api.models import model_json
 from farm.api.present import Json, job_json
 from farm.api.services import Farm, Services
@@ -19,7 +19,6 @@ from farm.db import events, jobs
 from farm.db.engine import Database
 from farm.domain.errors import FarmError
 from farm.domain.job import Job
-from farm.domain.request import new_job
 from farm.domain.states import FINAL, JobState
 from farm.web.render import STATIC, page
 from farm.web.words import CHIPS, ideas
@@ -80,7 +79,7 @@ def job_page(farm: Farm, job_id: str) -> Response:
 def submit(farm: Farm, body: Body) -> Response:
     """The form without the script: back to the page, or the page with what is wrong."""
     try:
-        jobs.submit(farm.db, [new_job(body, farm.models)])
+        jobs.submit(farm.db, [accept(farm, body)])
     except FarmError as error:
         return _home(farm, "", "", None, wish=body, error=error)
     farm.poke()

@@ -1,5 +1,6 @@
 """Every wish is accepted whole or refused with one field, one message and the nearest valid value."""
 
+import json
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import FIELDS
-from farm.domain.job import batch_row_key, seed_from_key
+from farm.domain.job import JobSpec, batch_row_key, seed_from_key
 from farm.domain.request import (
     BadRows,
     Models,
@@ -23,12 +24,17 @@ from model.errors import CorruptWeights
 from model.wan.config import PRESETS, Preset
 from model.wan.sizes import nearest_size
 
+INSTALLED = ("demo-t2v", "wan2.1-t2v-1.3b", "wan2.2-i2v-a14b", "wan2.1-t2v-14b-base")
+INSTALLED = ("demo-t2v", "wan2.1-t2v-1.3b", "wan2.2-i2v-a14b", "wan2.1-t2v-14b-base")
 MODELS = Models(
-    installed={name: PRESETS[name] for name in ("demo-t2v", "wan2.1-t2v-1.3b")},
+    installed={name: PRESETS[name] for name in INSTALLED},
     default="demo-t2v",
     digest=lambda preset: f"digest of {preset.name}",
 )
 WAN = {"prompt": "a kite", "model": "wan2.1-t2v-1.3b"}
+BASE = {"prompt": "a kite", "model": "wan2.1-t2v-14b-base"}
+IMAGE = "ab" * 32
+I2V = {"prompt": "it moves", "model": "wan2.2-i2v-a14b", "image": IMAGE}
 
 
 def test_a_prompt_alone_takes_every_default_of_the_model() -> None:
@@ -78,6 +84,16 @@ def test_a_prompt_alone_takes_every_default_of_the_model() -> None:
         ({"prompt": "a", "seed": "dice"}, InvalidRequest, "seed", ""),
         ({"prompt": "a", "negative_prompt": "blur"}, InvalidRequest, "negative_prompt", "leave"),
         ({"prompt": "a", "input_reference": "x"}, InvalidRequest, "input_reference", "leave"),
+        ({"prompt": "a", "image": IMAGE}, InvalidRequest, "image", "leave"),
+        ({"prompt": "a", "fit": "pad"}, InvalidRequest, "fit", "leave"),
+        ({**I2V, "image": None}, InvalidRequest, "image", "--image"),
+        ({**I2V, "image": "cat.png"}, InvalidRequest, "image", "/api/images"),
+        ({**I2V, "image": "cd" * 32}, InvalidRequest, "image", "/api/images"),
+        ({**I2V, "input_reference": IMAGE}, InvalidRequest, "image", "leave one"),
+        ({**I2V, "fit": "squeeze"}, InvalidRequest, "fit", "pad adds bars"),
+        ({**I2V, "negative_prompt": "blur"}, InvalidRequest, "negative_prompt", "leave"),
+        ({**BASE, "negative_prompt": "a\x00"}, InvalidRequest, "negative_prompt", "UTF-8"),
+        ({**BASE, "negative_prompt": 3}, InvalidRequest, "negative_prompt", "should not be seen"),
         ({"prompt": "a", "stepz": 4}, InvalidRequest, "stepz", "did you mean steps"),
         ({"prompt": "a", "priority": 1000}, InvalidRequest, "priority", "0 is normal"),
         ({"prompt": "a", "hold": "maybe"}, InvalidRequest, "hold", ""),
@@ -89,10 +105,35 @@ def test_a_wrong_wish_is_told_what_would_be_right(
     body: dict[str, Any], error: type[FarmError], field: str, hint: str
 ) -> None:
     with pytest.raises(error) as caught:
-        new_job(body, MODELS)
+        new_job(body, MODELS, images={IMAGE: (1200, 1600)}.get)
     assert caught.value.field == field
     assert hint in caught.value.next
     assert caught.value.message
+
+
+def test_a_job_from_an_image_takes_its_shape_at_the_model_s_area_and_says_so() -> None:
+    wish = new_job(I2V, MODELS, images={IMAGE: (1200, 1600)}.get)
+    spec = wish.spec
+    assert (spec.kind, spec.image, spec.fit) == ("i2v", IMAGE, "crop")
+    assert (spec.width, spec.height) == (832, 1104)
+    assert wish.note == "The video is 832x1104, after the shape of the image; a size fixes it."
+    fixed = new_job({**I2V, "size": "1280x720", "fit": "pad"}, MODELS, images={IMAGE: (1200, 1600)}.get)
+    assert (fixed.spec.width, fixed.spec.height, fixed.spec.fit, fixed.note) == (1280, 720, "pad", None)
+
+
+def test_an_undistilled_model_takes_a_negative_prompt_and_guidance() -> None:
+    spec = new_job({**BASE, "negative_prompt": " 模糊 ", "guidance": 7}, MODELS).spec
+    assert (spec.negative_prompt, spec.guidance) == ("模糊", 7.0)
+    assert new_job(BASE, MODELS).spec.negative_prompt is None
+
+
+def test_a_spec_of_before_these_fields_is_still_spelled_and_read_as_it_was() -> None:
+    spec = new_job({"prompt": "a kite", "seed": 1}, MODELS).spec
+    said = spec.canonical()
+    assert not {"image", "fit", "negative_prompt"} & set(json.loads(said))
+    assert JobSpec.from_json(said) == spec
+    full = new_job({**I2V, "fit": "pad"}, MODELS, images={IMAGE: (9, 9)}.get).spec
+    assert JobSpec.from_json(full.canonical()) == full
 
 
 def test_damaged_weights_are_no_fault_of_the_wish() -> None:
@@ -115,7 +156,8 @@ def test_the_nearest_size_offered_is_itself_accepted(width: float, height: float
     preset = PRESETS[name]
     w, h = nearest_size(width, height, preset)
     models = Models({name: preset}, name, lambda _: "")
-    spec = new_job({"prompt": "a", "size": f"{w}x{h}"}, models).spec
+    body = {"prompt": "a", "size": f"{w}x{h}", **({"image": IMAGE} if preset.task == "i2v" else {})}
+    spec = new_job(body, models, images={IMAGE: (640, 480)}.get).spec
     assert (spec.width, spec.height) == (w, h)
 
 

@@ -78,10 +78,11 @@ def services(tmp_path: Path, migrated_bytes: bytes) -> Iterator[Services]:
     path.write_bytes(migrated_bytes)
     db = open_database(f"sqlite:///{path}")
     demo = PRESETS["demo-t2v"]
+    models = Models({demo.name: demo}, demo.name, lambda preset: "digest")
     yield Services(
         db=db,
         store=FolderStore(tmp_path / "store"),
-        models=Models({demo.name: demo}, demo.name, lambda preset: "digest"),
+        models_now=lambda: models,
         poke=Pokes(),
         hosts=("127.0.0.1", "localhost", "testserver"),
     )
