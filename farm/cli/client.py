@@ -71,12 +71,15 @@ class Client:
     def post(self, path: str, body: Json | None = None, headers: dict[str, str] | None = None) -> Json:
         return self.request("POST", path, body=body or {}, headers=headers)
 
+    def upload(self, path: str, data: bytes) -> Json:
+        return self.request("POST", path, body=data)
+
     def request(
         self,
         method: str,
         path: str,
         *,
-        body: Json | None = None,
+        body: Json | bytes | None = None,
         query: Json | None = None,
         headers: dict[str, str] | None = None,
     ) -> Json:
@@ -145,7 +148,7 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Json | None,
+        body: Json | bytes | None,
         query: Json | None,
         headers: dict[str, str] | None,
         timeout: float | None = None,
@@ -154,7 +157,9 @@ class Client:
         target = f"{self._base}{path}{'?' + urlencode(given, doseq=True) if given else ''}"
         sent = {"Accept": "application/json", "Connection": "close", **(headers or {})}
         data = None
-        if body is not None:
+        if isinstance(body, bytes):
+            data, sent["Content-Type"] = body, "application/octet-stream"
+        elif body is not None:
             data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
             sent["Content-Type"] = "application/json"
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection

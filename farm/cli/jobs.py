@@ -57,6 +57,10 @@ def show(job_id: str, as_json: bool) -> None:
     output.data(f"model     {job['model']}")
     output.data(f"picture   {job['size']}, {job['frames']} frames at {job['fps']} a second")
     output.data(f"sampling  {job['steps']} steps, seed {job['seed']}, guidance {job['guidance']:g}")
+    if job["negative_prompt"]:
+        output.data(f"without   {job['negative_prompt']}")
+    if job["image"]:
+        output.data(f"image     {job['image']['digest']}, {job['image']['fit']}")
     output.data(f"created   {job['created_at']}")
     if job["batch"]:
         output.data(f"batch     {job['batch']}")

@@ -7,6 +7,7 @@ import click
 
 from farm.cli import output
 from farm.cli.client import Client, Json
+from farm.cli.images import Uploads, image_options
 from farm.domain.errors import Exit, InvalidRequest
 
 
@@ -20,7 +21,8 @@ from farm.domain.errors import Exit, InvalidRequest
 @click.option("--steps", help="Denoise steps.")
 @click.option("--seed", help="Default: random, and printed.")
 @click.option("--guidance", help="How strongly the prompt pulls; not for distilled models.")
-@click.option("--negative-prompt", hidden=True)
+@click.option("--negative-prompt", help="What should not be seen; for undistilled models.")
+@image_options
 @click.option("--count", type=click.IntRange(1, 1000), default=1, help="Copies with consecutive seeds.")
 @click.option("--priority", help="Higher goes first; 0 is normal.")
 @click.option("--hold", is_flag=True, help="Do not start until `farm release`.")
@@ -31,6 +33,7 @@ from farm.domain.errors import Exit, InvalidRequest
 def submit(
     prompt: str | None,
     file: Path | None,
+    image: str | None,
     count: int,
     hold: bool,
     idempotency_key: str | None,
@@ -47,6 +50,8 @@ def submit(
     if hold:
         wish["hold"] = True
     client = Client()
+    if image is not None:
+        wish["image"] = Uploads(client).digest(image)
     jobs: list[Json] = []
     for number in range(count):
         if jobs:

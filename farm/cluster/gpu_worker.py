@@ -17,12 +17,14 @@ from farm.cluster.claim import Claim
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.cluster.slots import Slot, gpu_of, threads_for
-from farm.db import workers
-from farm.db.engine import open_database
+from farm.db import models, workers
+from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.job import Assignment
+from farm.domain.model import ModelOnDisk
 from farm.domain.states import Order, Outcome
 from farm.domain.worker import Beat, NewWorker
+from farm.models.on_disk import on_disk
 from farm.ops.logging import start_log
 from farm.settings import Settings
 from farm.storage.store import open_store
@@ -31,6 +33,7 @@ from model.library import Library
 
 # Seconds without work after a disk or store let us down, doubled each time.
 _SIT_OUT, _LONGEST_SIT_OUT = 5.0, 120.0
+_LOOK_AT_DISK = 10.0  # seconds between two looks for models that came or went
 _LAST_WORDS = 8.0  # seconds for the step in hand, and for giving its job back
 
 
@@ -55,9 +58,9 @@ class GpuWorker:
         # By slot, so that a worker finds and removes what one that was killed has left.
         self._scratch = settings.scratch_dir / slot.log_name
         self._log = start_log(slot.log_name, settings.log_dir, settings.log_level).bind(worker=self._id)
-        self._resident = Resident(
-            settings.pipeline, Library(settings.models), "cuda" if slot.is_gpu else "cpu", self._log
-        )
+        self._library = Library(settings.models)
+        self._resident = Resident(settings.pipeline, self._library, "cuda" if slot.is_gpu else "cpu", self._log)
+        self._advertised: list[ModelOnDisk] = []
         self._changed = threading.Condition()
         self._version = 0
         self._state = "starting"
@@ -122,18 +125,21 @@ class GpuWorker:
         )
         self._beater.start()
         self._load()
+        self._advertise(db)
         with self._changed:
             self._change("idle")
-        self._work(renderer)
+        self._work(renderer, db)
 
-    def _work(self, renderer: Renderer) -> None:
+    def _work(self, renderer: Renderer, db: Database) -> None:
         """Claim after claim. Ends only with the process."""
         sit_out = _SIT_OUT
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._claim is not None)
+                self._changed.wait_for(lambda: self._claim is not None, timeout=_LOOK_AT_DISK)
                 claim = self._claim
-            assert claim is not None
+            if claim is None:
+                self._advertise(db)
+                continue
             result = self._render(renderer, claim)
             device.return_free_memory()
             suspect = result is not None and result.device_suspect
@@ -149,6 +155,7 @@ class GpuWorker:
                     self._changed.wait_for(lambda: self._leaving, timeout=sit_out)
                     self._change("idle")
             sit_out = min(2 * sit_out, _LONGEST_SIT_OUT) if let_down else _SIT_OUT
+            self._advertise(db)
             if suspect:
                 self._log.warning("device_suspect", job=claim.assignment.job, epoch=claim.assignment.epoch)
                 self._exit(3)
@@ -162,6 +169,19 @@ class GpuWorker:
         if result is not None:
             self._jobs_done += result.ours and result.outcome is Outcome.SUCCEEDED
         return result
+
+    def _advertise(self, db: Database) -> None:
+        """Says which models can be loaded here, when that has changed: they are pulled while workers run."""
+        held = on_disk(self._library)
+        if held == self._advertised:
+            return
+        try:
+            models.advertise(db, self._id, held)
+        except FarmError as error:  # the database is away: said again at the next look
+            self._log.warning("models_not_told", error=error.message)
+        else:
+            self._advertised = held
+            self._log.info("models_told", models={one.name: one.digest for one in held})
 
     def _load(self) -> None:
         device.set_threads(threads_for(self._slot, self._settings))

@@ -56,7 +56,11 @@ class Models:
         if name in self.installed:
             return self.installed[name]
         if name in PRESETS:
-            raise UnknownModel(f"the weights of {name} are not on this farm", choices, "model")
+            raise UnknownModel(
+                f"the weights of {name} are not on this farm",
+                f"{choices}; or run on a machine of the farm: farm models pull {name}",
+                "model",
+            )
         near = difflib.get_close_matches(name, self.installed, n=1)
         hint = f"did you mean {near[0]}? {choices}" if near else choices
         raise UnknownModel(f"there is no model called {quote(name)}", hint, "model")

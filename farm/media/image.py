@@ -28,6 +28,8 @@ _MAGIC = {
     b"\0\0\1\0": "icon", b"<svg": "SVG", b"<?xml": "XML or SVG file", b"\x76\x2f\x31\x01": "OpenEXR file",
 }  # fmt: skip
 
+Image.MAX_IMAGE_PIXELS = None  # ours is the limit, and is asked first
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Decoding takes up to 4 bytes a pixel: one at a time, so that ten uploads do not need ten times the memory.
 _one_at_a_time = threading.Lock()

@@ -1,5 +1,6 @@
 """A pipeline with the shape of model.pipeline and no model: what it does is written in the prompt.
 
+An image is shown throughout ("pad": between black bars).
 "gate=PATH": waits at step 3 until PATH exists. "oom", "fault", "black", "corrupt": fails so.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from model.errors import CorruptWeights, PromptTooLong, RenderCancelled
 from model.events import Frames, Preview, RenderSpec, Stage, Step
@@ -24,7 +26,10 @@ class Pipeline:
 
     @classmethod
     def load(cls, preset: Any, library: Any = None, device: str = "cpu") -> "Pipeline":
-        return cls(preset)
+        pipeline = cls(preset)
+        if preset.weights is None:  # of a test's library, not of the package
+            pipeline.digest = library.digest(preset)
+        return pipeline
 
     def render(self, spec: RenderSpec, cancelled: Callable[[], bool]) -> Iterator[Any]:
         yield Stage("text")
@@ -65,4 +70,9 @@ def _moving_square(spec: RenderSpec) -> Any:
     picture = np.full((spec.frames, spec.height, spec.width, 3), 40, np.uint8)
     for i in range(spec.frames):
         picture[i, 10:40, 2 * i : 2 * i + 30] = (220, spec.seed % 200, 60)
+    if spec.image is not None:
+        picture[:, :, :] = np.asarray(Image.fromarray(spec.image).resize((spec.width, spec.height)))
+        picture[1:, :8, :8] = np.arange(1, spec.frames)[:, None, None, None] * 9 % 255  # something moves
+        if spec.fit == "pad":
+            picture[:, :4] = picture[:, -4:] = 0
     return picture
