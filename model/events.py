@@ -33,7 +33,7 @@ class RenderSpec:
 
 @dataclass(frozen=True)
 class Stage:
-    """Work on `name` (text, denoise or decode) begins."""
+    """Work on `name` (text, image, denoise or decode) begins; image only where the spec has one."""
 
     name: str
 

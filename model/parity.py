@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kernels import reference
 from model import sampler
+from model.checkpoints.entries import of_tensors
 from model.checkpoints.safetensors import read
 from model.errors import CorruptWeights
 from model.wan.config import TransformerConfig, UMT5Shapes, VAEConfig
@@ -148,7 +149,7 @@ def umt5(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
     prefix = "state_dict."
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     encoder = UMT5TextEncoder(shapes).eval()
-    encoder.load_official(state, Path("umt5"), torch.float32)
+    encoder.fill(of_tensors(state, Path("umt5")), torch.float32)
     embedding = tensors["output.embedding"]
     mask = tensors["input.mask"]
     rows = encoder(tensors["input.ids"], mask)

@@ -96,11 +96,11 @@ class Preset:
     distilled: bool
     guidance: float = 1.0
     shift: float = 1.0
+    topk: float | None = None  # share of key blocks that self-attention keeps; None: dense
     sigma_max: float = 80.0
     boundary: float | None = None
     # What guidance leads away from where nobody says; None: from an empty text, and no other can be given.
     negative_prompt: str | None = None
-    low_guidance: float | None = None  # of the low-noise expert, where it differs
     max_prompt_chars: int = 4000
     umt5: UMT5Shapes = UMT5Shapes()
     vae_part: str = "wan2.1-vae"
@@ -135,7 +135,9 @@ def _wan(name: str, task: Literal["t2v", "i2v"], shapes: str, size: tuple[int, i
 def _turbo(
     name: str, task: Literal["t2v", "i2v"], shapes: str, size: tuple[int, int], sigma_max: float, **more: Any
 ) -> Preset:
-    return _wan(name, task, shapes, size, steps=4, max_steps=4, distilled=True, sigma_max=sigma_max, **more)
+    return _wan(
+        name, task, shapes, size, steps=4, max_steps=4, distilled=True, topk=0.1, sigma_max=sigma_max, **more
+    )
 
 
 def _base(

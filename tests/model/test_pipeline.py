@@ -77,9 +77,12 @@ def test_too_many_words_are_refused(pipeline: Pipeline) -> None:
         list(pipeline.render(dataclasses.replace(SPEC, prompt="red " * 60)))
 
 
-def test_a_model_whose_loader_is_not_there_says_so() -> None:
-    with pytest.raises(ModelError, match=r"wan2.1-t2v-14b cannot be loaded"):
+def test_a_model_that_is_not_here_says_so_and_how_to_get_it() -> None:
+    with pytest.raises(CorruptWeights, match=r"wan2.1-t2v-14b is not in the model library") as error:
         Pipeline.load(preset("wan2.1-t2v-14b"))
+    assert error.value.next == "run: farm models pull wan2.1-t2v-14b"
+    with pytest.raises(ModelError, match=r"unknown model 'wan'"):
+        Library().find("wan")
 
 
 def test_only_models_with_weights_count_as_installed() -> None:
