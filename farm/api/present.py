@@ -15,6 +15,7 @@ Json = dict[str, Any]
 _STAGE_START = {
     StageName.LOADING: 2,
     StageName.TEXT: 5,
+    StageName.IMAGE: 7,
     StageName.DENOISE: 8,
     StageName.DECODE: 86,
     StageName.ENCODE: 94,

@@ -28,7 +28,7 @@ class NotInstalled(FarmError):
 def up(home: Path | None, port: int | None, workers: int | None, model: str | None, background: bool) -> None:
     """Start a farm on this machine and keep it running until Ctrl-C (or `farm down`)."""
     options = {"home": home, "port": port, "workers": workers, "model": model}
-    settings = _settings(**options)
+    settings = server_settings(**options)
     if background:
         from farm.cli.background import up_in_background
 
@@ -42,7 +42,7 @@ def up(home: Path | None, port: int | None, workers: int | None, model: str | No
 @HOME
 def down(home: Path | None) -> None:
     """Stop the farm of this folder. Jobs under way go back into the queue."""
-    settings = _settings(home=home)
+    settings = server_settings(home=home)
     from farm.cluster import supervisor
 
     output.data(supervisor.down(settings).message)
@@ -53,7 +53,7 @@ def down(home: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def migrate(home: Path | None, as_json: bool) -> None:
     """Bring the database to the schema of this version; prints the revision. Safe to repeat."""
-    settings = _settings(home=home)
+    settings = server_settings(home=home)
     settings.make_folders()
     from farm.db import engine
 
@@ -94,7 +94,7 @@ def _tell(url: str, health: Json) -> None:
         output.data("workers  none: jobs wait until one is there")
 
 
-def _settings(**flags: Any) -> Any:
+def server_settings(**flags: Any) -> Any:
     """The server's settings. Only here does the client need the server's packages."""
     try:
         from farm.settings import load_settings

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "up": ("farm", "up", "Start a farm on this machine.", "Farm"),
     "down": ("farm", "down", "Stop it.", "Farm"),
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
+    "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }

@@ -30,7 +30,8 @@ def find(db: Database, heard_within: float = 30.0) -> list[KnownModel]:
     heard = (workers.c.state != GONE) & (workers.c.heartbeat_at > farm_now(-heard_within))
     with db.read() as conn:
         held: Counter[tuple[str, str]] = Counter()
-        for available in conn.scalars(select(workers.c.available).where(heard)):
+        said: Sequence[dict[str, str] | None] = conn.scalars(select(workers.c.available).where(heard)).all()
+        for available in said:
             held.update((available or {}).items())
         stmt = select(models).order_by(models.c.first_seen.desc(), models.c.name, models.c.digest)
         return [

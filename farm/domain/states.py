@@ -29,6 +29,7 @@ class StageName(StrEnum):
 
     LOADING = "loading"
     TEXT = "text"
+    IMAGE = "image"
     DENOISE = "denoise"
     DECODE = "decode"
     ENCODE = "encode"

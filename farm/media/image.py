@@ -9,7 +9,7 @@ import io
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -79,7 +79,8 @@ def png_size(head: bytes) -> tuple[int, int]:
     """Width and height from the first 24 bytes of a PNG. Raises ImageRefused."""
     if len(head) < 24 or head[:8] != _PNG:
         raise ImageRefused("the stored image is not a PNG", "upload it again")
-    return cast("tuple[int, int]", struct.unpack(">II", head[16:24]))
+    width, height = struct.unpack(">II", head[16:24])
+    return width, height
 
 
 def _upright(data: bytes) -> Image.Image:
@@ -140,13 +141,17 @@ def _srgb(image: Image.Image) -> Image.Image:
         return image
     try:
         theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        ours = ImageCms.createProfile("sRGB")
         wanted = "RGB" if image.mode == "CMYK" else image.mode
         if wanted == "L":
             return image  # grey stays grey
-        return ImageCms.profileToProfile(image, theirs, ours, outputMode=wanted) or image
+        return ImageCms.profileToProfile(image, theirs, _our_profile(), outputMode=wanted) or image
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image  # a profile that cannot be read is no reason to refuse the picture
+
+
+def _our_profile() -> ImageCms.ImageCmsProfile:
+    cms: Any = ImageCms  # createProfile carries no type
+    return ImageCms.ImageCmsProfile(cms.createProfile("sRGB"))
 
 
 def _png(image: Image.Image) -> bytes:

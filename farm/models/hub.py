@@ -19,6 +19,13 @@ TRIES = 6
 T = TypeVar("T")
 
 
+class Running(Protocol):
+    """A checksum that grows with the content."""
+
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Checksum:
     """sha256 of the content; or git's sha1, which hubs keep for files that are not large."""
@@ -26,7 +33,7 @@ class Checksum:
     kind: Literal["sha256", "git"]
     value: str
 
-    def start(self, size: int) -> "hashlib._Hash":
+    def start(self, size: int) -> Running:
         return hashlib.sha256() if self.kind == "sha256" else hashlib.sha1(b"blob %d\0" % size)
 
 
@@ -58,7 +65,7 @@ class Hub(Protocol):
     name: str
     web: Web | None  # None: nothing is fetched
 
-    def list(self, source: Source) -> Listing:
+    def files_of(self, source: Source) -> Listing:
         """The source's files there. Raises NotOnHub, HubRefused, HubUnreachable."""
         ...
 
@@ -91,7 +98,7 @@ class HuggingFace:
         self.web: Web | None = Web(self.endpoint, token)
         self._web = self.web
 
-    def list(self, source: Source) -> Listing:
+    def files_of(self, source: Source) -> Listing:
         api = f"{self.endpoint}/api/models/{source.repository}"
         revision, _ = patiently(lambda: self._web.json(f"{api}/revision/{quote(source.revision, safe='')}"))
         commit = str(_field(revision, "sha"))
@@ -125,7 +132,7 @@ class ModelScope:
         self.web: Web | None = Web(self.endpoint)
         self._web = self.web
 
-    def list(self, source: Source) -> Listing:
+    def files_of(self, source: Source) -> Listing:
         revision = "master" if source.revision == "main" else source.revision
         api = f"{self.endpoint}/api/v1/models/{source.repository}/repo/files"
         said, _ = patiently(lambda: self._web.json(f"{api}?Revision={quote(revision)}&Recursive=true"))
@@ -154,7 +161,7 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def list(self, source: Source) -> Listing:
+    def files_of(self, source: Source) -> Listing:
         places = [source.repository, source.repository.rpartition("/")[2], "."]
         listings = [self._look(self.folder / place, source) for place in places]
         best = max(listings, key=lambda found: len({file.role for file in found}))
@@ -183,7 +190,7 @@ def read_sums(path: Path) -> dict[str, str]:
     return {match[2]: match[1].lower() for match in found if match}
 
 
-def patiently(ask: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+def patiently(ask: Callable[[], T]) -> T:
     """Asks again after passing faults. Raises HubUnreachable once TRIES are used up."""
     for turn in range(TRIES):
         try:
@@ -194,7 +201,7 @@ def patiently(ask: Callable[[], T], sleep: Callable[[float], None] = time.sleep)
                     f"{fault}, after {TRIES} tries",
                     "check the network (and HTTPS_PROXY), or use --from with a folder",
                 ) from None
-            sleep(pause(turn, fault))
+            time.sleep(pause(turn, fault))
     raise AssertionError("unreachable")
 
 

@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage
-from typing import IO, Any, cast
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from farm.models.errors import HubRefused, HubUnreachable, NotOnHub
@@ -42,7 +42,12 @@ class Web:
 
     def open(self, url: str, first_byte: int = 0) -> Answer:
         """Raises Passing, NotOnHub, HubRefused, HubUnreachable."""
-        request = urllib.request.Request(url, headers={"User-Agent": AGENT, "Accept-Encoding": "identity"})
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": AGENT, "Accept-Encoding": "identity"})
+        except ValueError:
+            raise HubUnreachable(
+                f"{self.endpoint!r} is no address", "set HF_ENDPOINT or MODELSCOPE_ENDPOINT to https://..."
+            ) from None
         if first_byte:
             request.add_header("Range", f"bytes={first_byte}-")
         self.sign(request)
@@ -56,8 +61,6 @@ class Web:
             raise Passing(
                 f"{_host(url)}: {getattr(error, 'reason', None) or error or type(error).__name__}"
             ) from None
-        except ValueError as error:
-            raise HubUnreachable(f"{self.endpoint!r} is no address: {error}", "check HF_ENDPOINT") from None
         return Answer(answer.status, answer.headers, answer)
 
     def json(self, url: str) -> tuple[Any, HTTPMessage]:
@@ -114,4 +117,4 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _host(url: str) -> str:
-    return cast("str | None", urlsplit(url).hostname) or url
+    return urlsplit(url).hostname or url

@@ -19,6 +19,7 @@ STATES: dict[JobState, str] = {
 STAGES = {
     "loading": "loading the model",
     "text": "reading the prompt",
+    "image": "reading the image",
     "denoise": "denoising",
     "decode": "decoding frames",
     "encode": "encoding the video",

@@ -37,6 +37,8 @@ class Pipeline:
             raise PromptTooLong("the prompt has 99 tokens, the model reads 64", "shorten it")
         if "corrupt" in spec.prompt:
             raise CorruptWeights("the weights file is damaged", "install it again")
+        if spec.image is not None:
+            yield Stage("image")
         yield Stage("denoise")
         for k in range(1, spec.steps + 1):
             if k == 3:

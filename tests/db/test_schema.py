@@ -5,8 +5,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.exc import IntegrityError
 
 from farm.db import engine
 from farm.db.engine import check_schema, migrate, migrations_folder, open_database
@@ -30,13 +32,48 @@ def test_constraints_and_indexes_are_the_same_word_for_word(db, tmp_path):
         query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
         with database.read() as conn:
             return {
-                # A column that was added later stands at the end: the order says nothing.
-                name: sorted(" ".join(part.split()).rstrip(" )") for part in sql.split(","))
+                # A column that was added later stands at the end: the order says nothing. Nor do quotes.
+                name: sorted(" ".join(part.split()).rstrip(" )") for part in sql.replace('"', "").split(","))
                 for name, sql in conn.exec_driver_sql(query)
             }
 
     assert schema(db) == schema(fresh)
     fresh.close()
+
+
+def test_what_is_in_the_database_survives_the_migrations(tmp_path):
+    """From the first schema to the newest: a job that is being rendered keeps its lease."""
+    path = tmp_path / "farm.db"
+    database = open_database(f"sqlite:///{path}")
+    with database.write() as conn:
+        config = engine._config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "0001")
+        conn.exec_driver_sql(
+            "INSERT INTO workers (id, node, gpu, device_name, pid, models, wish, state, started_at, heartbeat_at,"
+            " jobs_done) VALUES ('w', 'n', 'g', 'd', 1, '[]', 'run', 'busy', '2026-01-01', '2026-01-01', 0)"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO lanes (id, owner, project, class, model, virtual_time, weight)"
+            " VALUES ('l', 'o', 'p', 'bulk', 'm', 0, 1)"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO jobs (id, owner, project, lane, spec, model, model_digest, prompt, tags, priority, state,"
+            " epoch, failures, created_at, updated_at) VALUES ('j', 'o', 'p', 'l', '{}', 'm', 'd', 'x', '{}', 0,"
+            " 'running', 1, 0, '2026-01-01', '2026-01-01')"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO leases (job, epoch, worker, expires_at, stage, k, n)"
+            " VALUES ('j', 1, 'w', '2026-01-01', 'denoise', 3, 4)"
+        )
+    migrate(database.url)
+    with database.write() as conn:
+        assert conn.exec_driver_sql("SELECT job, stage, k FROM leases").fetchall() == [("j", "denoise", 3)]
+        conn.exec_driver_sql("UPDATE leases SET stage = 'image'")
+        assert conn.exec_driver_sql("SELECT available FROM workers").fetchall() == [(None,)]
+        with pytest.raises(IntegrityError, match="stage_known"):
+            conn.exec_driver_sql("UPDATE leases SET stage = 'nonsense'")
+    database.close()
 
 
 def test_migrating_twice_changes_nothing(url):
