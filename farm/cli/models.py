@@ -28,8 +28,9 @@ def list_models(home: Path | None, as_json: bool) -> None:
     """Every model there is: here or to be had, its size and licence, and how many workers have it."""
     settings = server_settings(home=home)
     from farm.models.listing import listing
+    from farm.models.registry import registry
 
-    rows = listing(settings.models, _told_by_farm(settings))
+    rows = listing(settings.models, registry(), _told_by_farm(settings))
     if as_json:
         output.records([dataclasses.asdict(row) for row in rows])
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 from farm.models.lock import INCOMING
 from farm.models.on_disk import size_of
-from farm.models.registry import registry
+from farm.models.registry import Registry
 from model.library import Library, needed
 from model.wan.config import Preset
 
@@ -29,10 +29,10 @@ class Row:
     workers: int | None
 
 
-def listing(folder: Path, farm: Mapping[str, Mapping[str, Any]] | None) -> list[Row]:
+def listing(folder: Path, registry: Registry, farm: Mapping[str, Mapping[str, Any]] | None) -> list[Row]:
     """`farm`: what a running farm says of each model; models that only its workers have are listed, too."""
     library = Library(folder)
-    rows = [_row(library, preset, farm) for preset in library.known().values()]
+    rows = [_row(library, registry, preset, farm) for preset in library.known().values()]
     names = {row.name for row in rows}
     for name, model in (farm or {}).items():
         if name not in names:
@@ -45,7 +45,7 @@ def listing(folder: Path, farm: Mapping[str, Mapping[str, Any]] | None) -> list[
     return rows
 
 
-def _row(library: Library, preset: Preset, farm: Mapping[str, Mapping[str, Any]] | None) -> Row:
+def _row(library: Library, registry: Registry, preset: Preset, farm: Mapping[str, Mapping[str, Any]] | None) -> Row:
     missing = library.missing(preset)
     packaged = preset.weights is not None
     here = not missing
@@ -53,8 +53,8 @@ def _row(library: Library, preset: Preset, farm: Mapping[str, Mapping[str, Any]]
     return Row(
         name=preset.name, task=preset.task, installed=here,
         state="packaged" if packaged and here else "yes" if here else "partly" if some else "no",
-        bytes=size_of(library, preset), to_fetch=registry().to_fetch(library, preset),
-        licence=registry().licence(preset), source=_source(library, preset),
+        bytes=size_of(library, preset), to_fetch=registry.to_fetch(library, preset),
+        licence=registry.licence(preset), source=_source(library, registry, preset),
         digest=library.digest(preset) if here else None,
         workers=None if farm is None else int(farm.get(preset.name, {}).get("workers") or 0),
     )  # fmt: skip
@@ -64,11 +64,11 @@ def _fetching(library: Library, preset: Preset) -> bool:
     return any((library.folder / INCOMING / name).is_dir() for name in needed(preset))
 
 
-def _source(library: Library, preset: Preset) -> str:
+def _source(library: Library, registry: Registry, preset: Preset) -> str:
     if preset.weights is not None:
         return "comes with turbofarm"
     component = library.component(preset.name)
     if component is not None:
         return component.source.split(" ")[0]
-    part = registry().parts.get(preset.name)
+    part = registry.parts.get(preset.name)
     return f"{part.sources[0].hubs[0]}:{part.sources[0].repository}" if part is not None else "-"

@@ -72,7 +72,8 @@ def job_page(farm: Farm, job_id: str) -> Response:
     cursor = events.latest(farm.db)
     job = job_detail(farm, job_id)
     stages = list(dict.fromkeys(stage for attempt in job["attempts"] for stage in attempt["timings"]))
-    return page("job.html", {"job": job, "stage_names": stages, "cursor": cursor})
+    context = {"job": job, "stage_names": stages, "cursor": cursor, "settings": _settings(job)}
+    return page("job.html", context)
 
 
 @router.post("/submit")
@@ -81,7 +82,9 @@ def submit(farm: Farm, body: Body) -> Response:
     try:
         jobs.submit(farm.db, [accept(farm, body)])
     except FarmError as error:
-        return _home(farm, "", "", None, wish=body, error=error)
+        # A file cannot be put back into a form; its field is empty again.
+        shown = {name: value for name, value in body.items() if isinstance(value, str)}
+        return _home(farm, "", "", None, wish=shown, error=error)
     farm.poke()
     return RedirectResponse("/", 303)
 
@@ -107,6 +110,13 @@ def act(farm: Farm, job_id: str, verb: str) -> Response:
 @router.get("/favicon.ico")
 def favicon() -> Response:
     return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+
+def _settings(job: Json) -> Json:
+    """What "Copy settings" copies: as the API takes it."""
+    names = ("prompt", "model", "size", "frames", "steps", "seed", "guidance", "negative_prompt")
+    said = {name: job[name] for name in names if job[name] is not None}
+    return said | ({"image": job["image"]["digest"], "fit": job["image"]["fit"]} if job["image"] else {})
 
 
 def _home(

@@ -6,7 +6,10 @@ import sys
 import pytest
 
 HEAVY = ("torch", "ray", "sqlalchemy", "pydantic", "httpx", "fastapi", "numpy", "PIL", "rich", "jinja2", "av")
-MODULES = ["main", "submit", "watch", "jobs", "batch", "download", "farm", "client", "output"]
+MODULES = [
+    "main", "submit", "watch", "jobs", "batch", "download", "farm", "client", "output", "images", "models",
+    "transfer",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -120,3 +120,22 @@ def test_final():
     assert (failed.code, failed.sentence) == ("poison", "It failed: 3 workers failed on it.")
     assert failed.help == "look at its attempts"
     assert "farm retry" in reason(replace(JOB, state=JobState.CANCELLED, finished_at=then)).help
+
+
+def test_weights_that_no_living_worker_has():
+    other = replace(IDLE, models=("d9",), available={"wan": "d8"})
+    said = reason(workers=(other,))
+    assert (said.code, said.sentence) == ("weights_missing", "No living worker has demo-t2v.")
+    assert "farm models pull demo-t2v" in said.help
+    newer = replace(other, available={"demo-t2v": "d9"})
+    assert "they have others" in reason(workers=(newer,)).sentence
+    for able in (replace(other, models=("d1",)), replace(other, available={"demo-t2v": "d1"})):
+        assert reason(workers=(able,)).code == "next"
+
+
+def test_a_worker_without_its_weights_is_not_counted_on():
+    other = replace(IDLE, id="w3", available={"wan": "d8"}, models=())
+    holder = replace(BUSY, available={"demo-t2v": "d1"})
+    assert reason(workers=(other, holder)).sentence == "It is the next of its lane, but the only worker is busy."
+    draining = replace(holder, wish=Wish.DRAIN)
+    assert reason(workers=(other, draining)).code == "weights_missing"

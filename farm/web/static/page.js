@@ -1,6 +1,7 @@
 // The page's one script: patches what the server drew from the event stream, and makes the forms immediate.
 
 import { fill, sortRows } from "./fill.js";
+import { firstFrame } from "./image.js";
 import { fit, watchVideos } from "./screens.js";
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -192,15 +193,33 @@ function composer() {
   const models = JSON.parse(form.dataset.models);
   let next = 0;
 
-  const settings = () => Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+  const modelOf = (name) => models.find((m) => m.id === name) ?? models[0];
+  // What does not belong to the chosen model stays in the form, for when it is chosen again, and is not sent.
+  const settings = () => {
+    const model = modelOf(form.elements.model.value);
+    const foreign = ["input_reference"];
+    if (model?.task !== "i2v") foreign.push("image", "fit");
+    if (model?.negative_prompt == null) foreign.push("negative_prompt");
+    const given = [...new FormData(form)].filter(([name, value]) => value !== "" && !foreign.includes(name));
+    return Object.fromEntries(given);
+  };
+  const complain = (error) => {
+    trouble.textContent = said(error);
+    trouble.hidden = false;
+  };
+  const image = firstFrame(form, complain);
   const summarise = () => {
     const now = settings();
-    const model = models.find((m) => m.id === now.model) ?? models[0];
+    const model = modelOf(now.model);
     if (!model) return;
+    image.show(model.task === "i2v");
+    const negative = $("#negative");
+    negative.hidden = model.negative_prompt == null;
+    $("input", negative).placeholder = model.negative_prompt ?? "";
     for (const name of ["size", "frames", "steps", "guidance"]) form.elements[name].placeholder = model[name];
     const seed = now.seed ? `, seed ${now.seed}` : "";
     $("#summary").textContent =
-      `${model.id}, ${now.size ?? model.size}, ${now.frames ?? model.frames} frames, ${now.steps ?? model.steps} steps${seed}${now.hold ? ", on hold" : ""}`;
+      `${model.id}, ${now.size ?? (model.task === "i2v" ? "the image's shape" : model.size)}, ${now.frames ?? model.frames} frames, ${now.steps ?? model.steps} steps${seed}${now.hold ? ", on hold" : ""}`;
   };
   form.addEventListener("input", () => (summarise(), (trouble.hidden = true), ($("#hint").hidden = true)));
   summarise();
@@ -221,6 +240,7 @@ function composer() {
     event.preventDefault();
     $("#render").disabled = true;
     try {
+      await image.ready();
       const job = await post("/api/jobs", settings());
       place(job);
       trouble.hidden = true;
@@ -228,10 +248,9 @@ function composer() {
       $("#hint").hidden = !job.hint;
       prompt.select();
     } catch (error) {
-      trouble.textContent = said(error);
-      trouble.hidden = false;
-      const field = form.elements[error.field];
-      if (field && field !== prompt) $("details", form).open = true;
+      complain(error);
+      const field = error.field === "image" ? $("#image-file") : form.elements[error.field];
+      if (field && field !== prompt && error.field !== "image") $("details", form).open = true;
       (field ?? prompt).focus();
     } finally {
       $("#render").disabled = false;

@@ -1,0 +1,84 @@
+// The first frame of an image-to-video job: dropped, pasted or picked, uploaded at once, and shown.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+
+/** The field in `form`. `complain` shows what is wrong with an image. */
+export function firstFrame(form, complain) {
+  const [box, picker, digest] = [$("#first-frame", form), $("#image-file", form), $("#image", form)];
+  const [preview, words, removeButton] = [$("#image-preview", form), $("#image-said", form), $("#image-remove", form)];
+  const invitation = words.textContent;
+  let uploading = Promise.resolve();
+  let latest = 0;
+
+  const clear = () => {
+    latest += 1;
+    digest.value = picker.value = "";
+    preview.hidden = removeButton.hidden = true;
+    words.textContent = invitation;
+  };
+
+  const take = (file) => {
+    clear();
+    const mine = latest;
+    words.textContent = `sending ${file.name}`;
+    uploading = send(file).then(
+      (image) => {
+        if (mine !== latest) return; // another was chosen meanwhile
+        digest.value = image.digest;
+        preview.src = image.thumbnail_url;
+        preview.hidden = removeButton.hidden = false;
+        words.textContent = `${file.name}, ${image.width} × ${image.height}`;
+        form.dispatchEvent(new Event("input"));
+      },
+      (error) => {
+        if (mine !== latest) return;
+        clear();
+        complain(error);
+        return error;
+      },
+    );
+  };
+
+  picker.addEventListener("change", () => picker.files[0] && take(picker.files[0]));
+  removeButton.addEventListener("click", () => (clear(), form.dispatchEvent(new Event("input")), picker.focus()));
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    form.addEventListener(kind, (event) => {
+      if (box.hidden || ![...event.dataTransfer.types].includes("Files")) return;
+      event.preventDefault();
+      form.classList.toggle("dropping", kind === "dragover");
+      if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    });
+  }
+  addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+    if (!file || box.hidden) return;
+    event.preventDefault();
+    take(file);
+  });
+
+  return {
+    show: (needed) => (box.hidden = !needed),
+    /** Once the upload under way has ended; throws what went wrong with it. */
+    async ready() {
+      const error = await uploading;
+      uploading = Promise.resolve();
+      if (error) throw error;
+    },
+  };
+}
+
+async function send(file) {
+  let answer;
+  try {
+    answer = await fetch("/api/images", {
+      method: "POST",
+      headers: { "Content-Type": "application/octet-stream" },
+      body: file,
+    });
+  } catch {
+    throw { message: "The image could not be sent", next: "choose it again once the farm is back" };
+  }
+  const told = await answer.json();
+  if (!answer.ok) throw told.error;
+  return told;
+}
