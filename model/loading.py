@@ -43,6 +43,8 @@ class Resident:
 def load(preset: Preset, library: Library, device: Device) -> Resident:
     """Read a model's weights. Raises CorruptWeights naming file, tensor, expected and found."""
     weights = library.weights(preset)
+    if preset.dtype == "float32":  # cuDNN would round to 10 bits: one seed, one video on every device
+        torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, preset.dtype)
     transformer = _transformer(preset, weights.transformer, dtype, device)
     low = _transformer(preset, weights.low, dtype, device) if weights.low else None
