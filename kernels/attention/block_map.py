@@ -11,7 +11,8 @@ from torch import Tensor
 from kernels.reference import K_BLOCK, Q_BLOCK
 
 
-@triton.jit
+# Lengths and counts are not specialised: a new size must not cost a compilation in the middle of a render.
+@triton.jit(do_not_specialize=["length", "heads"])
 def pool_blocks(
     x, mean, out, length, heads, x_batch, x_row, x_head, SMOOTH: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr
 ):
@@ -32,7 +33,7 @@ def pool_blocks(
     tl.store(out + at, (total / rows).to(out.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "keep"])
 def keep_best(score, index, blocks, keep, WIDTH: tl.constexpr):
     """Columns of the `keep` best scores of a row, ascending; of equal scores the first win.
 

@@ -23,10 +23,11 @@ EPSILON = tl.constexpr(1e-5)
 CHUNK = tl.constexpr(32)  # channels of the folded state in shared memory at a time
 
 
-@triton.jit
+# Lengths and counts are not specialised: a new size must not cost a compilation in the middle of a render.
+@triton.jit(do_not_specialize=["length", "heads"])
 def accumulate_state(
     k, v, state, norm, length, heads, k_batch, k_row, k_head, v_batch, v_row, v_head,
-    SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
+    PRECISION: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """phi(k)^T v and the sum of phi(k) over SPLIT keys, phi = softmax over channels.
 
@@ -48,7 +49,7 @@ def accumulate_state(
         e = tl.exp2((key - tl.max(key, 1)[:, None]) * LOG2E)
         phi = tl.where(real, e / tl.sum(e, 1)[:, None], 0.0)
         weight += tl.sum(phi, 0)
-        total = tl.dot(tl.trans(phi.to(value.dtype)), value, total, input_precision="ieee")
+        total = tl.dot(tl.trans(phi.to(value.dtype)), value, total, input_precision=PRECISION)
     at = bh * tl.num_programs(0) + part
     tl.store(norm + at * DIM + channel, weight)
     tl.store(state + at * DIM * DIM + channel[:, None] * DIM + channel[None, :], total)
@@ -57,7 +58,7 @@ def accumulate_state(
 @triton.jit
 def fold_keys(
     out, peak, total, q, k, v, first, length, k_row, v_row, scale,
-    KEYS: tl.constexpr, DIM: tl.constexpr, TAIL: tl.constexpr,
+    PRECISION: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax: KEYS keys from row `first`. peak is in units of log2."""
     row, channel = tl.arange(0, KEYS), tl.arange(0, DIM)
@@ -67,21 +68,21 @@ def fold_keys(
         real = row < length - first
         key = tl.load(k_at, mask=real[:, None], other=0.0)
         value = tl.load(v_at, mask=real[:, None], other=0.0)
-        score = tl.dot(q, tl.trans(key), input_precision="ieee")
+        score = tl.dot(q, tl.trans(key), input_precision=PRECISION)
         score = tl.where(real[None, :], score, float("-inf"))
     else:
         key = tl.load(k_at)
         value = tl.load(v_at)
-        score = tl.dot(q, tl.trans(key), input_precision="ieee")
+        score = tl.dot(q, tl.trans(key), input_precision=PRECISION)
     higher = tl.maximum(peak, tl.max(score, 1) * scale)
     p = tl.exp2(score * scale - higher[:, None])
     shrink = tl.exp2(peak - higher)
     total = total * shrink + tl.sum(p, 1)
-    out = tl.dot(p.to(value.dtype), value, out * shrink[:, None], input_precision="ieee")
+    out = tl.dot(p.to(value.dtype), value, out * shrink[:, None], input_precision=PRECISION)
     return out, higher, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["q_length", "k_length", "heads", "keep"])
 def attend(
     q, k, v, index, state, norm, bias, o, q_length, k_length, heads, keep, scale,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
@@ -121,12 +122,13 @@ def attend(
     for i in tl.range(0, (keep - 1) * STEPS, num_stages=STAGES):
         first = tl.load(index + i // STEPS).to(tl.int64) * K_BLOCK + (i % STEPS) * KEYS
         out, peak, total = fold_keys(
-            out, peak, total, query, k, v, first, k_length, k_row, v_row, scale, KEYS, DIM, False
+            out, peak, total, query, k, v, first, k_length, k_row, v_row, scale, PRECISION, KEYS, DIM, False
         )
     last = tl.load(index + keep - 1).to(tl.int64) * K_BLOCK
     for step in tl.static_range(STEPS):
+        first = last + step * KEYS
         out, peak, total = fold_keys(
-            out, peak, total, query, k, v, last + step * KEYS, k_length, k_row, v_row, scale, KEYS, DIM, True
+            out, peak, total, query, k, v, first, k_length, k_row, v_row, scale, PRECISION, KEYS, DIM, True
         )
     out = out / total[:, None]
 
@@ -162,6 +164,7 @@ def linear_state(k: Tensor, v: Tensor, config: tuning.State) -> tuple[Tensor, Te
         h,
         *k.stride()[:3],
         *v.stride()[:3],
+        PRECISION=_precision(k.dtype),
         SPLIT=config.split,
         KEYS=config.keys,
         STAGES=config.stages,
@@ -207,7 +210,7 @@ def sparse_attention(
         *k.stride()[:3],
         *v.stride()[:3],
         BIAS=bias is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+        PRECISION=_precision(q.dtype),
         Q_BLOCK=Q_BLOCK,
         K_BLOCK=K_BLOCK,
         QUERIES=config.queries,
@@ -222,6 +225,11 @@ def sparse_attention(
 def fold_projection(state: Tensor, proj_weight: Tensor) -> Tensor:
     """(phi(q) state) W^T = phi(q) (state W^T). state: float32 [b, h, d, d]; proj_weight [d, d]. Float32."""
     return (state @ proj_weight.float().T).contiguous()
+
+
+def _precision(dtype: torch.dtype) -> str:
+    # Three TF32 products make a float32 one; 16-bit inputs are exact in TF32.
+    return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
 def sparse_linear_attention(

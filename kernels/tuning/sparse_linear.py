@@ -39,18 +39,18 @@ HALF: dict[tuple[int, int], Config] = {
     (80, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
     (80, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 2)),
     (86, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 2)),
-    (86, 128): Config(Attend(128, 64, 8, 2), State(64, 8, 2)),
+    (86, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 2)),
     (89, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 2)),
-    (89, 128): Config(Attend(128, 64, 8, 2), State(64, 8, 2)),
+    (89, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 2)),
     (90, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
     (90, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 3)),
     (100, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
     (100, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 3)),
     (120, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 2)),
-    (120, 128): Config(Attend(128, 64, 8, 2), State(64, 8, 2)),
+    (120, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 2)),
 }
 # float32 is there to be checked against, not to be fast: one configuration that fits every card.
-FULL = Config(Attend(64, 32, 4, 1), State(32, 8, 1))
+FULL = Config(Attend(32, 32, 4, 1), State(32, 8, 1))
 
 
 def find(capability: int, head_dim: int, dtype: torch.dtype) -> Config:
