@@ -10,6 +10,10 @@ import sys
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # (batch, length, heads, head_dim, topk): one row, a full block and one more, tails of both block sizes, two batches
 SHAPES = ((1, 1, 1, 128, 0.5), (2, 129, 3, 64, 0.5), (1, 1650, 2, 128, 0.1), (1, 1408, 2, 64, 0.2))
@@ -47,7 +51,7 @@ def run(device: str | None = None) -> Result:
     return Result(True, f"The kernels do not run here ({obstacle}): the torch references are used.")
 
 
-def _compare(device: "torch.device") -> Result:  # noqa: F821
+def _compare(device: "torch.device") -> Result:
     import torch
 
     from kernels import accuracy
@@ -75,11 +79,14 @@ def _compare(device: "torch.device") -> Result:  # noqa: F821
     if not error <= limit or unlike:
         return Result(
             False,
-            f"Sparse-linear attention is wrong on {name}: error {error:.1e} (limit {limit:.0e}), {unlike} wrong blocks.",
+            f"Sparse-linear attention is wrong on {name}: error {error:.1e} (limit {limit:.0e}), "
+            f"{unlike} blocks that the reference would not keep.",
             "Render with TURBOFARM_KERNELS=reference, and report the card, the driver and the Triton version.",
             figures,
         )
-    return Result(True, f"Sparse-linear attention is right on {name}: error {error:.1e} (limit {limit:.0e}).", "", figures)
+    return Result(
+        True, f"Sparse-linear attention is right on {name}: error {error:.1e} (limit {limit:.0e}).", "", figures
+    )
 
 
 def diagnose(error: BaseException) -> Result:
@@ -92,7 +99,9 @@ def diagnose(error: BaseException) -> Result:
         return Result(False, f"Triton needs a C compiler and {named}.", "apt-get install gcc")
     if isinstance(error, subprocess.CalledProcessError):
         if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-            return Result(False, f"Triton needs Python {version}'s headers.", f"apt-get install python{version}-dev")
+            return Result(
+                False, f"Triton needs Python {version}'s headers.", f"apt-get install python{version}-dev"
+            )
         return Result(
             False, f"The C compiler {compiler} failed on Triton's launcher: {text}", "See its output above."
         )

@@ -62,7 +62,9 @@ def sparse_linear_obstacle(
         return f"head_dim is {q.shape[-1]}, not 64 or 128"
     if q.dtype not in (torch.bfloat16, torch.float16, torch.float32) or not q.dtype == k.dtype == v.dtype:
         return f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}, not one of bfloat16, float16, float32"
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, proj_weight, proj_bias)):
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (q, k, v, proj_weight, proj_bias)
+    ):
         return "gradients are wanted and the kernel computes forward only"
     return device_obstacle(q.device)
 

@@ -3,6 +3,8 @@
 Computes what `kernels.reference.block_map` does, rounding where it rounds, so that both keep the same blocks.
 """
 
+# pyright: reportCallIssue=false
+# (a launch takes num_warps, which Triton's types do not know)
 import torch
 import triton
 import triton.language as tl
@@ -14,8 +16,9 @@ from kernels.reference import K_BLOCK, Q_BLOCK
 # Lengths and counts are not specialised: a new size must not cost a compilation in the middle of a render.
 @triton.jit(do_not_specialize=["length", "heads"])
 def pool_blocks(
-    x, mean, out, length, heads, x_batch, x_row, x_head, SMOOTH: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr
-):
+    x, mean, out, length, heads, x_batch, x_row, x_head,
+    SMOOTH: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
     """One block's mean over its real rows. x [b, L, h, d] by strides; mean [b, h, d]; out [b, h, blocks, d]."""
     block, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start = block.to(tl.int64) * BLOCK
@@ -68,8 +71,8 @@ def block_index(q: Tensor, k: Tensor, topk: float) -> Tensor:
     q, k: [b, L, h, d] after RoPE, last stride 1. Returns int32 [b, h, q_blocks, kept], ascending.
     Source: SLA (Zhang et al. 2025), section 4.
     """
-    pooled_q = _pooled(q, None, Q_BLOCK)
-    pooled_k = _pooled(k, k.mean(dim=1), K_BLOCK)
+    pooled_q = pooled(q, None, Q_BLOCK)
+    pooled_k = pooled(k, k.mean(dim=1), K_BLOCK)
     score = pooled_q @ pooled_k.transpose(2, 3)  # in the input's dtype, as the model was trained
     return best_blocks(score, topk)
 
@@ -84,9 +87,9 @@ def best_blocks(score: Tensor, topk: float) -> Tensor:
     return index
 
 
-def _pooled(x: Tensor, mean: Tensor | None, block: int) -> Tensor:
+def pooled(x: Tensor, mean: Tensor | None, block: int) -> Tensor:
     b, length, h, d = x.shape
-    blocks = triton.cdiv(length, block)
+    blocks = -(-length // block)
     out = torch.empty((b, h, blocks, d), dtype=x.dtype, device=x.device)
     pool_blocks[(blocks, b * h)](
         x,

@@ -4,6 +4,8 @@ Computes what `kernels.reference.sparse_linear_attention` does. The linear branc
 head with proj_l folded in (the projection is linear, so this is exact), and added where the sparse pass writes.
 """
 
+# pyright: reportCallIssue=false
+# (a launch takes num_warps, which Triton's types do not know)
 import math
 
 import torch
@@ -152,7 +154,7 @@ def linear_state(k: Tensor, v: Tensor, config: tuning.State) -> tuple[Tensor, Te
     of `config.split`, the parts in order: the same bits every time.
     """
     b, length, h, d = k.shape
-    parts = triton.cdiv(length, config.split)
+    parts = -(-length // config.split)
     state = torch.empty((b * h, parts, d, d), dtype=torch.float32, device=k.device)
     norm = torch.empty((b * h, parts, d), dtype=torch.float32, device=k.device)
     accumulate_state[(parts, b * h)](
@@ -192,7 +194,7 @@ def sparse_attention(
     """
     b, length, h, d = q.shape
     out = torch.empty((b, length, h, d), dtype=q.dtype, device=q.device)
-    attend[(triton.cdiv(length, config.queries), b * h)](
+    attend[(-(-length // config.queries), b * h)](
         q,
         k,
         v,
@@ -243,7 +245,9 @@ def sparse_linear_attention(
     """
     d = q.shape[-1]
     if d not in HEAD_DIMS or q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"sparse-linear attention takes head_dim {HEAD_DIMS} and one of {DTYPES}, got {d}, {q.dtype}")
+        raise ValueError(
+            f"sparse-linear attention takes head_dim {HEAD_DIMS} and one of {DTYPES}, got {d}, {q.dtype}"
+        )
     q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
     config = tuning.of_device(q.device, d, q.dtype)
     with torch.cuda.device_of(q):  # Triton launches on the current device
