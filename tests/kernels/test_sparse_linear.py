@@ -12,17 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not INTERPRETED and not torch.cuda.is_available():
-    reason = "no CUDA card here: test_interpreted.py runs this file in Triton's interpreter"
-    pytest.skip(reason, allow_module_level=True)
-
 from kernels import accuracy, reference, selftest, switch
 from kernels.attention import block_map, sparse_linear
 from kernels.bench import sparse_linear as bench
 from kernels.bench.timing import Ceilings
 from kernels.tuning import sparse_linear as tuning
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED and not torch.cuda.is_available():
+    reason = "no CUDA card here: test_interpreted.py runs this file in Triton's interpreter"
+    pytest.skip(reason, allow_module_level=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 GOLDEN = Path(__file__).parent.parent / "golden" / "sla.safetensors"
 # The interpreter computes bfloat16 wrongly: on a CPU the kernel is judged in the other two.
@@ -78,10 +77,10 @@ def judge(args: Args, topk: float, tolerance: float | None = None) -> None:
         (128, 3, 64, 1, 0.1),
         (129, 3, 128, 1, 0.5),
         (129, 1, 64, 2, 1.0),
-        (1408, 1, 64, 2, 0.1),
-        (1408, 1, 128, 1, 0.2),
+        (1408, 1, 64, 1, 0.5),
+        (1408, 1, 128, 1, 0.1),
+        (1650, 1, 64, 1, 0.1),
         (1650, 1, 128, 1, 0.1),
-        (1650, 3, 64, 1, 0.1),
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
