@@ -27,6 +27,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "sla.safetensors"
 # The interpreter computes bfloat16 wrongly: on a CPU the kernel is judged in the other two.
 BRAIN = torch.float16 if INTERPRETED else torch.bfloat16
 DTYPES = (torch.float16, torch.float32) if INTERPRETED else (torch.bfloat16, torch.float16, torch.float32)
+SHAPES_IN = (torch.float32,) if INTERPRETED else DTYPES  # the strictest is enough where every step is slow
 
 Args = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -83,7 +84,7 @@ def judge(args: Args, topk: float, tolerance: float | None = None) -> None:
         (1650, 1, 128, 1, 0.1),
     ],
 )
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", SHAPES_IN, ids=str)
 def test_it_is_the_reference(
     length: int, heads: int, dim: int, batch: int, topk: float, dtype: torch.dtype
 ) -> None:
@@ -92,7 +93,7 @@ def test_it_is_the_reference(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_outlier_channel_changes_neither_blocks_nor_accuracy(dtype: torch.dtype) -> None:
-    q, k, v, weight, bias = draw(650, 1, 64, dtype=dtype)
+    q, k, v, weight, bias = draw(450, 1, 64, dtype=dtype)
     k[..., 3] += 50
     v[..., 5] *= 30
     judge((q, k, v, weight, bias), 0.3)
@@ -102,7 +103,7 @@ def test_an_outlier_channel_changes_neither_blocks_nor_accuracy(dtype: torch.dty
 
 @pytest.mark.parametrize("layout", ["packed", "heads first", "channels apart"])
 def test_strided_inputs_are_read_where_they_are(layout: str) -> None:
-    q, k, v, weight, bias = draw(200, 3, 64, batch=2)
+    q, k, v, weight, bias = draw(130, 2, 64, batch=2)
     whole = sparse_linear.sparse_linear_attention(q, k, v, weight, bias, 0.5)
     if layout == "packed":
         q, k, v = torch.stack([q, k, v], dim=2).unbind(2)
@@ -160,15 +161,15 @@ def test_the_state_summed_in_parts_is_the_whole_sum(length: int) -> None:
 def test_tile_sizes_do_not_choose_the_result(config: tuning.Attend, monkeypatch: pytest.MonkeyPatch) -> None:
     full = tuning.Config(config, tuning.FULL.state)
     monkeypatch.setattr(tuning, "of_device", lambda *_: full)
-    judge(draw(330, 2, 64), 0.5)
+    judge(draw(330, 1, 64), 0.5)
 
 
 @pytest.mark.parametrize("topk", [0.01, 0.1, 0.5, 0.999, 1.0])
 def test_the_list_holds_each_kept_block_once_in_ascending_order(topk: float) -> None:
-    q, k, *_ = draw(1290, 2, 64)
+    q, k, *_ = draw(1290, 1, 64)
     index = block_map.block_index(q, k, topk)
     assert index.dtype == torch.int32
-    assert index.shape == (1, 2, 11, max(1, int(topk * 21)))
+    assert index.shape == (1, 1, 11, max(1, int(topk * 21)))
     assert int(index.min()) >= 0
     assert int(index.max()) < 21
     assert bool((index.diff(dim=-1) > 0).all())
@@ -226,7 +227,7 @@ def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_self_test_passes_right_kernels_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "SHAPES", ((2, 129, 2, 64, 0.5), (1, 700, 1, 64, 0.2)))
+    monkeypatch.setattr(selftest, "SHAPES", ((2, 129, 1, 64, 0.5), (1, 400, 1, 64, 0.3)))
     right = selftest.run(DEVICE)
     assert right.ok, right
     assert 0 < float(right.figures["error"]) <= float(right.figures["limit"])
@@ -238,7 +239,7 @@ def test_the_self_test_passes_right_kernels_only(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
 
     monkeypatch.setattr(sparse_linear, "LOG2E", sparse_linear.tl.constexpr(1.0))  # a softmax of base 2
-    monkeypatch.setattr(selftest, "SHAPES", ((2, 129, 2, 64, 0.5),))
+    monkeypatch.setattr(selftest, "SHAPES", ((1, 129, 2, 64, 0.5),))
     wrong = selftest.run(DEVICE)
     assert not wrong.ok
     assert "TURBOFARM_KERNELS=reference" in wrong.next
@@ -255,7 +256,7 @@ def test_the_benchmark_times_every_stage_and_configuration(monkeypatch: pytest.M
         return 1.0
 
     monkeypatch.setattr(bench, "seconds", once)
-    shape = bench.Shape("small", 300, 2)
+    shape = bench.Shape("small", 130, 1)
     inputs = bench.Inputs.draw(shape, DEVICE, BRAIN)
     ceilings = Ceilings(bf16=1e12, copy=1e12)
     rows = bench.stages(shape, inputs, ceilings)
