@@ -1,4 +1,4 @@
-"""Prints what `kernels.bench` measures: checks, times beside floors, and other configurations."""
+"""Prints what `kernels.bench` measures: checks, times beside floors, other configurations. Exits by the checks."""
 
 import argparse
 import json
@@ -37,6 +37,7 @@ def main() -> int:
             print(text, flush=True)
 
     found = selftest.run()
+    right = found.ok
     ceilings = measure_ceilings()
     major, minor = torch.cuda.get_device_capability()
     report: dict[str, Any] = {
@@ -56,6 +57,7 @@ def main() -> int:
         inputs = Inputs.draw(shape)
         say(f"\nsparse-linear attention, {shape.name}: L={shape.length} H={shape.heads} d=128 topk=0.1")
         checks = sparse_linear.check(inputs)
+        right &= checks["error"] <= checks["limit"] and checks["finite"] and not checks["of them no near tie"]
         for name, value in checks.items():
             say(f"  {name:<30} {value:.2e}" if isinstance(value, float) else f"  {name:<30} {value}")
         rows = sparse_linear.stages(shape, inputs, ceilings)
@@ -71,7 +73,7 @@ def main() -> int:
         del inputs
     if asked.json:
         print(json.dumps(report, indent=1))
-    return 0 if found.ok else 1
+    return 0 if right else 1
 
 
 if __name__ == "__main__":
