@@ -43,7 +43,7 @@ HALF: dict[tuple[int, int], Config] = {
     (89, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 2)),
     (89, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 2)),
     (90, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
-    (90, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 3)),
+    (90, 128): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
     (100, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
     (100, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 3)),
     (120, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 2)),

@@ -7,6 +7,7 @@ bytes take at the host-to-device rate measured here first.
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -21,6 +22,8 @@ from model.pipeline import Pipeline
 from model.wan.config import PRESETS, Preset
 
 GIB = 1 << 30
+# A large model beside large activations: without it 5 GiB are lost between blocks (read when CUDA starts).
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def upload_rate(device: str) -> float:
@@ -49,11 +52,20 @@ def measure(preset: Preset, folder: Path, device: str, rate: float, render: bool
     row: dict[str, float | str] = {
         "model": preset.name, "GiB": size / GIB, "load s": time.perf_counter() - began, "floor s": size / rate,
         "resident GiB": _resident(device), "load peak GiB": _peak(device),
+        "text on host": str(text_on_host(pipeline)),
     }  # fmt: skip
     if render:
         row |= stages(pipeline, device)
         row["render peak GiB"] = _peak(device)
     return row
+
+
+def text_on_host(pipeline: Pipeline) -> bool:
+    """Whether the memory plan left the text encoder off the card."""
+    from model.wan.text_encoder import WanText
+
+    text = pipeline.parts.text
+    return isinstance(text, WanText) and text.encoder.encoder.shared.weight.device != text.device
 
 
 def stages(pipeline: Pipeline, device: str) -> dict[str, float]:

@@ -50,7 +50,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def poisoned(*args: object, **options: object) -> Tensor:
         out = empty(*args, **options)  # pyright: ignore
-        return out.fill_(torch.nan if out.is_floating_point() else -(2**30))
+        return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).min)
 
     monkeypatch.setattr(torch, "empty", poisoned)
 
