@@ -12,6 +12,7 @@ from model.checkpoints import int8, safetensors
 from model.checkpoints.entries import Device
 from model.checkpoints.fill import check_shapes, fill, tensors
 from model.library import Library, Weights
+from model.memory import Plan, free_bytes, plan_for
 from model.wan.config import Preset
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
@@ -40,9 +41,17 @@ class Resident:
     digest: str
 
 
-def load(preset: Preset, library: Library, device: Device) -> Resident:
-    """Read a model's weights. Raises CorruptWeights naming file, tensor, expected and found."""
+def load(preset: Preset, library: Library, device: Device, plan: Plan | None = None) -> Resident:
+    """Read a model's weights. Raises CorruptWeights naming file, tensor, expected and found.
+
+    plan: what stays on the card; None: what its free memory allows.
+    """
     weights = library.weights(preset)
+    free = free_bytes(device)
+    if plan is None:
+        plan = Plan() if free is None else plan_for(preset, weights, free)
+    if preset.dtype == "float32":  # cuDNN would round to 10 bits: one seed, one video on every device
+        torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, preset.dtype)
     transformer = _transformer(preset, weights.transformer, dtype, device)
     low = _transformer(preset, weights.low, dtype, device) if weights.low else None
@@ -50,7 +59,7 @@ def load(preset: Preset, library: Library, device: Device) -> Resident:
     fill(vae, safetensors.open_files(weights.vae), dtype, device)
     _rest(vae, device)
     return Resident(
-        _text(preset, library, weights, dtype, device), transformer, low, vae,
+        _text(preset, library, weights, dtype, device, plan), transformer, low, vae,
         _preview(preset, weights, vae, device), weights.digest,
     )  # fmt: skip
 
@@ -64,7 +73,9 @@ def _transformer(preset: Preset, files: tuple[Path, ...], dtype: torch.dtype, de
     return _rest(model, device)
 
 
-def _text(preset: Preset, library: Library, weights: Weights, dtype: torch.dtype, device: Device) -> TextEncoder:
+def _text(
+    preset: Preset, library: Library, weights: Weights, dtype: torch.dtype, device: Device, plan: Plan
+) -> TextEncoder:
     checkpoint = safetensors.open_files(weights.text_encoder)
     if preset.text_encoder == "demo":
         from model.demo.text_encoder import DemoTextEncoder
@@ -80,10 +91,11 @@ def _text(preset: Preset, library: Library, weights: Weights, dtype: torch.dtype
     assert weights.tokenizer is not None
     with torch.device("meta"):
         encoder = UMT5TextEncoder(preset.umt5)
-    encoder.fill(checkpoint, dtype, device)
+    home = "cpu" if plan.text_on_host else device
+    encoder.fill(checkpoint, dtype, home)
     digest = library.read(preset.text_part).digest
     cache = TextCache(library.folder / ".text", f"{digest} {preset.dtype}")
-    return WanText(WanTokenizer(weights.tokenizer, preset.umt5.text_len), _rest(encoder, device), cache)
+    return WanText(WanTokenizer(weights.tokenizer, preset.umt5.text_len), _rest(encoder, home), device, cache)
 
 
 def _preview(preset: Preset, weights: Weights, vae: WanVAE, device: Device) -> Tensor:

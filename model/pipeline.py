@@ -10,6 +10,7 @@ from model.errors import ImageMissing, RenderCancelled
 from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
 from model.library import Library
 from model.loading import Resident
+from model.memory import Plan
 from model.wan.conditioning import fit_image, image_condition
 from model.wan.config import Preset
 
@@ -25,9 +26,15 @@ class Pipeline:
         self.dtype: torch.dtype = getattr(torch, preset.dtype)
 
     @classmethod
-    def load(cls, preset: Preset, library: Library | None = None, device: str | torch.device = "cpu") -> "Pipeline":
+    def load(
+        cls,
+        preset: Preset,
+        library: Library | None = None,
+        device: str | torch.device = "cpu",
+        plan: Plan | None = None,
+    ) -> "Pipeline":
         """Read the preset's weights. Raises CorruptWeights naming file, tensor, expected and found."""
-        return cls(preset, loading.load(preset, library or Library(), device))
+        return cls(preset, loading.load(preset, library or Library(), device, plan))
 
     def render(self, spec: RenderSpec, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Render `spec`, yielding events as they happen.

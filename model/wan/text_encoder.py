@@ -1,5 +1,6 @@
 """Wan's text encoder: UMT5-XXL through transformers, its tokenizer, and prompts cleaned as in training."""
 
+import copy
 import html
 import re
 from pathlib import Path
@@ -84,13 +85,20 @@ class WanTokenizer:
 class WanText:
     """Prompts in, text rows out: tokenizer, encoder and the embeddings kept from earlier prompts."""
 
-    def __init__(self, tokenizer: WanTokenizer, encoder: UMT5TextEncoder, cache: TextCache | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: WanTokenizer,
+        encoder: UMT5TextEncoder,
+        device: Device,
+        cache: TextCache | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
+        self.device = torch.device(device)
         self.cache = cache
 
     def encode(self, prompts: list[str]) -> Tensor:
-        """[b, text_len, dim] on the encoder's device; rows past the prompt are zero."""
+        """[b, text_len, dim] on `device`; rows past the prompt are zero."""
         rows = [self._rows(clean(prompt)) for prompt in prompts]
         out = rows[0].new_zeros(len(rows), self.tokenizer.text_len, rows[0].shape[1])
         for i, real in enumerate(rows):
@@ -102,10 +110,12 @@ class WanText:
         weight = self.encoder.encoder.shared.weight
         kept = None if self.cache is None else self.cache.get(text)
         if kept is not None:
-            return kept.to(weight.device, weight.dtype)
+            return kept.to(self.device, weight.dtype)
         ids, mask = self.tokenizer([text])
-        ids = ids[:, : int(mask.sum())].to(weight.device)  # padding changes no real row
-        rows = self.encoder(ids, torch.ones_like(ids))[0]
+        ids = ids[:, : int(mask.sum())].to(self.device)  # padding changes no real row
+        # Where the card has no room for it beside the model, a copy comes for this prompt and goes again.
+        encoder = self.encoder if weight.device == ids.device else copy.deepcopy(self.encoder).to(self.device)
+        rows = encoder(ids, torch.ones_like(ids))[0]
         if self.cache is not None:
             self.cache.put(text, rows)
         return rows

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import reference
+from kernels import switch
 from model.wan.config import TransformerConfig
 
 
@@ -110,7 +110,7 @@ class SelfAttention(Attention):
         if topk is None:
             return self.o(dense_attention(q, k, v).flatten(2))
         assert self.proj_l is not None
-        y = reference.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk)
+        y = switch.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk)
         return self.o(y.flatten(2))
 
 

@@ -137,10 +137,12 @@ def test_a_prompt_is_encoded_once_and_only_its_real_tokens(tokenizer_folder: Pat
     seen: list[int] = []
     handle = encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     try:
-        text = WanText(WanTokenizer(tokenizer_folder, 24), encoder, TextCache(tmp_path / "kept", "w"))
+        text = WanText(WanTokenizer(tokenizer_folder, 24), encoder, "cpu", TextCache(tmp_path / "kept", "w"))
         with torch.no_grad():
             first = text.encode(["a red kite", ""])
-            again = WanText(text.tokenizer, encoder, TextCache(tmp_path / "kept", "w")).encode(["a  red kite"])
+            again = WanText(text.tokenizer, encoder, "cpu", TextCache(tmp_path / "kept", "w")).encode(
+                ["a  red kite"]
+            )
             ids, mask = text.tokenizer(["a red kite"])
             padded = encoder.forward(ids, mask)
     finally:
