@@ -65,7 +65,7 @@ def text_on_host(pipeline: Pipeline) -> bool:
     from model.wan.text_encoder import WanText
 
     text = pipeline.parts.text
-    return isinstance(text, WanText) and text.encoder.encoder.shared.weight.device != text.device
+    return isinstance(text, WanText) and text.encoder.encoder.shared.weight.device.type != text.device.type
 
 
 def stages(pipeline: Pipeline, device: str) -> dict[str, float]:

@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--sheet", type=Path, help="write the first 12 clips as rows of frames")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    pipeline = Pipeline.load(p, args.device)
+    pipeline = Pipeline.load(p, device=args.device)
     trials = held_out_trials(args.count, args.seed)
     started = time.monotonic()
     clips = [render(pipeline, t, args.steps, args.guidance) for t in trials]
