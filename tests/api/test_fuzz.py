@@ -70,5 +70,5 @@ def test_no_request_gets_a_5xx(
 ROUTES = [
     "/", "/submit", "/jobs/{id}", "/jobs/{id}/hold", "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/rerun",
     "/api/jobs/{id}/content", "/api/jobs/{id}/preview", "/api/batches", "/v1/videos", "/v1/videos/{id}",
-    "/v1/videos/{id}/content",
+    "/v1/videos/{id}/content", "/api/images", "/api/images/{id}", "/api/images/{id}/thumbnail", "/api/models",
 ]  # fmt: skip
