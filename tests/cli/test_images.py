@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from farm.cli.client import Client
+from farm.cli.images import Uploads
 from farm.db import jobs
 from tests.cli.command import Command
 from tests.library import I2V
@@ -96,3 +98,17 @@ def test_a_wrong_line_of_a_batch_is_named(farm: Command, tmp_path: Path, line: s
     done = farm("batch", "submit", "n.jsonl", "--model", I2V.name)
     assert done.code == 2
     assert words in done.err
+
+
+def test_a_file_is_sent_once_however_often_it_is_named(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    class Counting(Client):
+        def upload(self, path: str, data: bytes) -> dict[str, str]:
+            sent.append(data)
+            return {"digest": str(len(sent))}
+
+    uploads = Uploads(Counting("http://127.0.0.1:9"))
+    (tmp_path / "shots").mkdir()
+    assert uploads.digest("a.png", beside=tmp_path) == uploads.digest(str(tmp_path / "a.png")) == "1"
+    assert len(sent) == 1
