@@ -217,6 +217,7 @@ function composer() {
     negative.hidden = model.negative_prompt == null;
     $("input", negative).placeholder = model.negative_prompt ?? "";
     for (const name of ["size", "frames", "steps", "guidance"]) form.elements[name].placeholder = model[name];
+    if (model.task === "i2v") form.elements.size.placeholder = "like image";
     const seed = now.seed ? `, seed ${now.seed}` : "";
     $("#summary").textContent =
       `${model.id}, ${now.size ?? (model.task === "i2v" ? "the image's shape" : model.size)}, ${now.frames ?? model.frames} frames, ${now.steps ?? model.steps} steps${seed}${now.hold ? ", on hold" : ""}`;
