@@ -1,9 +1,14 @@
-"""How Ray is started and reached: on loopback, with a token, in a folder and on a port of the farm's own."""
+"""How Ray is started, joined and reached: with a token, in a folder and on a port of the farm's own.
 
+Ray knows two ways to listen: with the address 127.0.0.1 on loopback only, with any other on every interface.
+"""
+
+import importlib
 import json
 import os
 import secrets
 import socket
+import stat
 import sys
 import sysconfig
 from pathlib import Path
@@ -11,8 +16,10 @@ from typing import Any
 
 from farm.cluster.device import usable_cores
 from farm.cluster.slots import slots_here
+from farm.domain.errors import InvalidRequest
 from farm.settings import Settings
 
+LOOPBACK = "127.0.0.1"
 _OBJECT_STORE = 80_000_000  # bytes; only assignments pass through Ray, videos go to the store
 
 
@@ -20,14 +27,14 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     """For `ray start` and for everyone who calls ray.init."""
     return {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(settings.run_dir / "ray-token"),
-        # Without it Ray replaces 127.0.0.1 by the machine's address and listens there, for everybody.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_TOKEN_PATH": str(settings.ray_token),
+        # With "1" Ray replaces 127.0.0.1 by the machine's address and listens there, for everybody.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.listen == LOOPBACK else "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Each worker is pinned to its GPU by uuid (CUDA_VISIBLE_DEVICES in its runtime environment).
         "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
         "RAY_DISABLE_IMPORT_WARNING": "1",
-        "RAY_START_HOOK": "farm.cluster.ray_node.without_client_server",
+        "RAY_START_HOOK": "farm.cluster.ray_node.before_start",
         # A dead raylet is noticed after 2-4 s instead of 14.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "500",
@@ -41,8 +48,38 @@ def ray_environment(settings: Settings) -> dict[str, str]:
 
 def make_token(settings: Settings) -> None:
     """A new secret for every `farm up`, readable by this user only."""
-    path = settings.run_dir / "ray-token"
-    path.unlink(missing_ok=True)
+    settings.ray_token.unlink(missing_ok=True)
+    _write_token(settings.ray_token)
+
+
+def keep_token(settings: Settings) -> bool:
+    """The secret of a farm of several machines: made once, so that its nodes find back. True: it is new."""
+    if settings.ray_token.exists():
+        check_token(settings)
+        return False
+    _write_token(settings.ray_token)
+    return True
+
+
+def check_token(settings: Settings) -> None:
+    """Raises InvalidRequest if the token file cannot be read, holds nothing, or is open to other users."""
+    path = settings.ray_token
+    how = f"copy the server's token file to {path} (scp keeps it out of shell histories), or name it: --token-file"
+    try:
+        text, mode = path.read_text(encoding="ascii", errors="replace").strip(), path.stat().st_mode
+    except OSError as error:
+        raise InvalidRequest(
+            f"the token file {path} cannot be read: {error.strerror}", how, field="token_file"
+        ) from error
+    if not text:
+        raise InvalidRequest(f"the token file {path} is empty", how, field="token_file")
+    if stat.S_IMODE(mode) & 0o077:
+        raise InvalidRequest(
+            f"the token file {path} can be read by other users", f"run: chmod 600 {path}", field="token_file"
+        )
+
+
+def _write_token(path: Path) -> None:
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
@@ -50,22 +87,49 @@ def make_token(settings: Settings) -> None:
 
 def start_command(settings: Settings, port: int) -> list[str]:
     """`ray start --head --block` for this machine, declaring a resource per slot."""
+    head = ["--head", "--port", str(port), "--include-dashboard", "false", "--no-monitor"]
+    return _ray_start(settings, head)
+
+
+def join_command(settings: Settings) -> list[str]:
+    """`ray start --block` for a machine that joins the head at `ray_address`."""
+    return _ray_start(settings, ["--address", settings.ray_address])
+
+
+def _ray_start(settings: Settings, role: list[str]) -> list[str]:
     slots = slots_here(settings)
     gpus = sum(slot.is_gpu for slot in slots)
     return [
         sys.executable, "-c", "from ray.scripts.scripts import main; main()",
-        "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard", "false",
-        "--no-monitor", "--include-log-monitor", "false", "--dashboard-agent-listen-port", "0",
-        "--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", str(settings.ray_dir),
+        "start", *role, "--block", "--disable-usage-stats",
+        "--include-log-monitor", "false", "--dashboard-agent-listen-port", "0",
+        "--node-ip-address", settings.listen, "--temp-dir", str(settings.ray_dir),
         "--num-cpus", str(max(usable_cores(), len(slots))), "--num-gpus", str(gpus),
         "--object-store-memory", str(_OBJECT_STORE),
         "--resources", json.dumps({slot.resource: 1 for slot in slots}),
     ]  # fmt: skip
 
 
-def without_client_server(params: Any, head: bool) -> None:
-    """Ray's own hook on `ray start`: no "ray client" server, which nobody here speaks to."""
-    params.ray_client_server_port = None
+def before_start(params: Any, head: bool) -> None:
+    """Ray's own hook on `ray start`, in that process."""
+    params.ray_client_server_port = None  # the "ray client" server, which nobody here speaks to
+    if not head and params.node_ip_address == LOOPBACK:
+        _allow_a_cluster_on_loopback()
+
+
+def _allow_a_cluster_on_loopback() -> None:
+    """A second node on 127.0.0.1: Ray takes its switch for loopback as "one node only", and would else go public.
+
+    Nothing public says so in Ray 2.60; tests/cluster/test_nodes.py fails where a later version differs.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    services: Any = importlib.import_module("ray._private.services")
+
+    def unchanged(host: str) -> str:
+        return host
+
+    constants.ENABLE_RAY_CLUSTER = True
+    services.resolve_ip_for_localhost = unchanged
 
 
 def free_port() -> int:
