@@ -28,7 +28,7 @@ class NotInstalled(FarmError):
 def up(home: Path | None, port: int | None, workers: int | None, model: str | None, background: bool) -> None:
     """Start a farm on this machine and keep it running until Ctrl-C (or `farm down`)."""
     options = {"home": home, "port": port, "workers": workers, "model": model}
-    settings = _settings(**options)
+    settings = server_settings(**options)
     if background:
         from farm.cli.background import up_in_background
 
@@ -41,8 +41,8 @@ def up(home: Path | None, port: int | None, workers: int | None, model: str | No
 @click.command()
 @HOME
 def down(home: Path | None) -> None:
-    """Stop the farm of this folder. Jobs under way go back into the queue."""
-    settings = _settings(home=home)
+    """Stop what runs on this folder: a farm, a server or a render node. Jobs under way go back into the queue."""
+    settings = server_settings(home=home)
     from farm.cluster import supervisor
 
     output.data(supervisor.down(settings).message)
@@ -53,7 +53,7 @@ def down(home: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def migrate(home: Path | None, as_json: bool) -> None:
     """Bring the database to the schema of this version; prints the revision. Safe to repeat."""
-    settings = _settings(home=home)
+    settings = server_settings(home=home)
     settings.make_folders()
     from farm.db import engine
 
@@ -85,16 +85,16 @@ def _tell(url: str, health: Json) -> None:
     output.data(f"models   {', '.join(health['models']) or 'none installed'}")
     if health["workers"]:
         rows = [
-            [w["id"], w["device"], w["state"], w["job"] or "-", str(w["jobs_done"]), str(w["pid"])]
+            [w["id"], w["node"], w["device"], w["state"], w["job"] or "-", str(w["jobs_done"]), str(w["pid"])]
             for w in health["workers"]
         ]
         output.data()
-        output.table(rows, ["worker", "device", "state", "job", "done", "pid"])
+        output.table(rows, ["worker", "node", "device", "state", "job", "done", "pid"])
     else:
         output.data("workers  none: jobs wait until one is there")
 
 
-def _settings(**flags: Any) -> Any:
+def server_settings(**flags: Any) -> Any:
     """The server's settings. Only here does the client need the server's packages."""
     try:
         from farm.settings import load_settings

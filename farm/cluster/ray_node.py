@@ -113,7 +113,11 @@ def _ray_start(settings: Settings, role: list[str]) -> list[str]:
 def before_start(params: Any, head: bool) -> None:
     """Ray's own hook on `ray start`, in that process."""
     params.ray_client_server_port = None  # the "ray client" server, which nobody here speaks to
-    if not head and params.node_ip_address == LOOPBACK:
+    if head:
+        # A head that was killed has left its address there; where nodes still look for it, Ray would take it
+        # for a running one and refuse to start.
+        (Path(params.temp_dir) / "ray_current_cluster").unlink(missing_ok=True)
+    elif params.node_ip_address == LOOPBACK:
         _allow_a_cluster_on_loopback()
 
 
