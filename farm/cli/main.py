@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "serve": ("nodes", "serve", "Start the server of a farm of several machines.", "Farm"),
     "worker": ("nodes", "worker", "Let this machine render for a server.", "Farm"),
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
+    "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }

@@ -63,7 +63,7 @@ def serve(
     settings = settings.model_copy(
         update={
             "workers": settings.workers or 0, "ray_address": f"{settings.listen}:{settings.ray_port}",
-            "token_file": settings.token_file or str(_token_file(settings)),
+            "token_file": settings.token_file or str(ray_node.shared_token(settings)),
         }
     )  # fmt: skip
     _refuse_public_page(settings)
@@ -96,7 +96,7 @@ def work(
         update={
             "ray_address": f"{server.host}:{server.port}",
             "listen": server.own_address if settings.listen == ray_node.LOOPBACK else settings.listen,
-            "token_file": settings.token_file or str(_token_file(settings)),
+            "token_file": settings.token_file or str(ray_node.shared_token(settings)),
             "node": settings.node or _own_name(settings),
         }
     )
@@ -136,10 +136,6 @@ def how_to_join(settings: Settings) -> str:
         f"Ray listens on every interface of this machine (port {settings.ray_port} and others), guarded"
         " by the token: keep it inside a private network. The page stays on this machine.",
     ))  # fmt: skip
-
-
-def _token_file(settings: Settings) -> Path:
-    return settings.home / "farm-token"
 
 
 def _own_name(settings: Settings) -> str:

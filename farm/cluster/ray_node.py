@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.cluster.device import usable_cores
-from farm.cluster.slots import slots_here
+from farm.cluster.slots import slots_here, slots_in
 from farm.domain.errors import InvalidRequest
 from farm.settings import Settings
 
@@ -134,6 +134,40 @@ def _allow_a_cluster_on_loopback() -> None:
 
     constants.ENABLE_RAY_CLUSTER = True
     services.resolve_ip_for_localhost = unchanged
+
+
+def address_here(settings: Settings) -> str | None:
+    """Of the Ray that runs on this folder, from another process than the farm's own."""
+    try:
+        return (settings.ray_dir / "ray_current_cluster").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def as_started(settings: Settings, address: str) -> Settings:
+    """The settings under which that Ray was started, as far as reaching it depends on them."""
+    own = settings.run_dir / "ray-token"  # of `farm up`; that of several machines outlives a run
+    token = own if own.exists() else Path(settings.token_file or shared_token(settings))
+    return settings.model_copy(update={"listen": address.rpartition(":")[0], "token_file": str(token)})
+
+
+def shared_token(settings: Settings) -> Path:
+    """Where the secret of a farm of several machines lies, unless another file is named."""
+    return settings.home / "farm-token"
+
+
+def tell_nodes(address: str) -> None:
+    """Prints what Ray says of its nodes, as JSON. For a process of its own, which this makes a driver of Ray."""
+    ray: Any = importlib.import_module("ray")
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    nodes = [
+        {
+            "address": node["NodeManagerAddress"], "alive": node["Alive"],
+            "slots": [slot.resource for slot in slots_in(node["Resources"])],
+        }
+        for node in ray.nodes()
+    ]  # fmt: skip
+    print(json.dumps({"nodes": nodes}))
 
 
 def free_port() -> int:

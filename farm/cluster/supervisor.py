@@ -73,6 +73,7 @@ def folder_held(settings: Settings) -> Generator[tuple[FarmLock, Log]]:
             log.info("leftovers_ended", children=end_leftovers(lock.before.children))
         # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
         shutil.rmtree(settings.ray_dir, ignore_errors=True)
+        (settings.run_dir / "ray-token").unlink(missing_ok=True)
         settings.make_folders()
         yield lock, log
     finally:

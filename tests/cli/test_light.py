@@ -6,7 +6,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "ray", "sqlalchemy", "pydantic", "httpx", "fastapi", "numpy", "PIL", "rich", "jinja2", "av")
-MODULES = ["main", "submit", "watch", "jobs", "batch", "download", "farm", "client", "output"]
+MODULES = ["main", "submit", "watch", "jobs", "batch", "download", "farm", "nodes", "doctor", "client", "output"]
 
 
 @pytest.mark.parametrize("module", MODULES)
