@@ -202,7 +202,8 @@ class GpuWorker:
 
     def _introduction(self) -> NewWorker:
         gpu = gpu_of(self._slot)
-        name = gpu.name if gpu is not None else f"CPU, {threads_for(self._slot, self._settings)} threads"
+        threads = threads_for(self._slot, self._settings)
+        name = gpu.name if gpu is not None else f"CPU, {threads} thread{'' if threads == 1 else 's'}"
         return NewWorker(self._id, self._settings.node_name, self._slot.gpu, name, os.getpid())
 
     def _end(self) -> None:

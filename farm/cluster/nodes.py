@@ -48,7 +48,7 @@ class Server:
 
     @property
     def is_this_machine(self) -> bool:
-        return self.host == self.own_address
+        return self.host == self.own_address or _is_loopback(self.host)
 
 
 def serve(
@@ -67,7 +67,7 @@ def serve(
         }
     )  # fmt: skip
     _refuse_public_page(settings)
-    if settings.listen != ray_node.LOOPBACK:
+    if not _is_loopback(settings.listen):
         _refuse_what_stays_here(settings)
     probe_model(settings)
     with folder_held(settings) as (lock, log):

@@ -110,16 +110,18 @@ def down(settings: Settings, patience: float = _DOWN_PATIENCE) -> Down:
     if not status.running:
         ended = end_leftovers(status.children)
         also = f"; ended what an earlier one had left: {', '.join(ended)}" if ended else ""
-        return Down(False, False, f"no farm is running on {settings.home}{also}")
+        return Down(False, False, f"nothing is running on {settings.home}{also}")
+    is_node = status.children and all(child.name != "api" for child in status.children)
+    what = f"the {'render node' if is_node else 'farm'} on {settings.home} (pid {status.pid})"
     with contextlib.suppress(ProcessLookupError):
         os.kill(status.pid, signal.SIGTERM)
     if processes.wait_until(lambda: not is_held(settings), patience):
-        return Down(True, False, f"the farm on {settings.home} (pid {status.pid}) is down")
+        return Down(True, False, f"{what} is down")
     with contextlib.suppress(ProcessLookupError):
         os.kill(status.pid, signal.SIGKILL)
     processes.wait_until(lambda: not is_held(settings), 5.0)
     end_leftovers(read_status(settings).children)
-    return Down(True, True, f"the farm on {settings.home} (pid {status.pid}) did not stop and was killed")
+    return Down(True, True, f"{what} did not stop and was killed")
 
 
 def status(settings: Settings) -> FarmStatus:

@@ -55,8 +55,13 @@ def checks(settings: Settings) -> list[Check]:
         ("store", lambda: services.check_store(settings.store)),
         ("port", lambda: _port(settings, status, serves)),
         ("farm", lambda: running.check_processes(status, str(settings.home))),
-        ("nodes", lambda: [running.check_nodes(*running.read_nodes(settings))] if serves else []),
+        ("nodes", lambda: _nodes(settings) if serves else []),
     ]
+
+
+def _nodes(settings: Settings) -> list[Finding]:
+    nodes, fault = running.read_nodes(settings)
+    return [running.check_nodes(nodes, fault, running.read_staffed(settings.database_url))]
 
 
 def _port(settings: Settings, status: FarmStatus, serves: bool) -> list[Finding]:

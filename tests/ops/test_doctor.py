@@ -315,7 +315,13 @@ NODE = running.Node("10.0.0.5", True, ("gpu:GPU-1", "gpu:GPU-2"))
     ],
 )
 def test_nodes(nodes: list[running.Node], fault: str, verdict: Verdict, words: list[str]) -> None:
-    said(running.check_nodes(nodes, fault), verdict, *words)
+    said(running.check_nodes(nodes, fault, {"GPU-1", "GPU-2"}), verdict, *words)
+
+
+def test_a_slot_whose_worker_is_in_another_database_is_noticed() -> None:
+    found = running.check_nodes([NODE], "", {"GPU-1"})
+    said(found, Verdict.WARNING, "gpu:GPU-2", "FARM_DATABASE_URL")
+    assert "gpu:GPU-1" not in found.sentence
 
 
 def test_a_farm_that_restarts_its_children_over_and_over_is_noticed() -> None:

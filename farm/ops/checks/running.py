@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from farm.cluster import ray_node
 from farm.cluster.lock import FarmStatus
+from farm.db import workers
+from farm.db.engine import open_database
 from farm.ops.checks.child import Said, ask
 from farm.ops.checks.finding import Finding, failed, ok, warning
 from farm.settings import Settings
@@ -54,16 +56,32 @@ def read_nodes(
     return [Node(n["address"], n["alive"], tuple(n["slots"])) for n in said.value["nodes"]], ""
 
 
-def check_nodes(nodes: list[Node], fault: str) -> Finding:
+def read_staffed(database_url: str) -> set[str]:
+    """Devices whose worker this database knows. Raises FarmError."""
+    db = open_database(database_url, busy_timeout=5.0)
+    try:
+        return {worker.gpu for worker in workers.find(db, gone_within=0.0)}
+    finally:
+        db.close()
+
+
+def check_nodes(nodes: list[Node], fault: str, staffed: Collection[str]) -> Finding:
+    """`staffed`: devices whose worker the database knows."""
     if fault:
         return failed(
             "nodes", f"Ray does not answer: {fault}", "its output is in logs/ray.out of the farm's folder"
         )
     living = [node for node in nodes if node.alive]
     slots = sum(len(node.slots) for node in living)
-    said = f"{len(living)} alive with {slots} render slots"
+    said = f"{len(living)} alive with {slots} render slot{'' if slots == 1 else 's'}"
     if not slots:
         return warning("nodes", said, "let one join: farm worker --join ...")
+    idle = sorted(s for node in living for s in node.slots if s.removeprefix("gpu:") not in staffed)
+    if idle:
+        return warning(
+            "nodes", f"{said}; the database knows no worker on {', '.join(idle)}",
+            "give it a moment; then see logs/worker-*.log on that node, and compare its FARM_DATABASE_URL",
+        )  # fmt: skip
     lost = [node.address for node in nodes if not node.alive]
     if lost:
         return ok("nodes", f"{said}; left since the farm started: {', '.join(lost)}")
