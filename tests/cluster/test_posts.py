@@ -130,3 +130,19 @@ def test_a_node_that_says_farewell_gets_no_new_worker(
     clock[0] += 30.0
     dispatcher.look()
     assert actors.employed == ["gpu:B", "gpu:B"]
+
+
+def test_nobody_is_sent_to_a_node_that_has_gone(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch):
+    clock = [1000.0]
+    monkeypatch.setattr(post, "steady_clock", lambda: clock[0])
+    actors = PaperActors({"b": ["gpu:B"]}, placed={"gpu:B"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    actors.die("gpu:B")
+    dispatcher.look()
+    actors.nodes.clear()
+    clock[0] += 60.0  # its successor would be due
+    dispatcher.look()
+    assert actors.employed == ["gpu:B"]
+    assert posts(dispatcher) == set()

@@ -19,6 +19,7 @@ from farm.ops import doctor
 from farm.ops.checks import gpu, machine, models, running, services, toolchain
 from farm.ops.checks.child import Said, ask
 from farm.ops.checks.finding import Finding, Verdict, failed
+from farm.settings import load_settings
 from farm.storage.folder import FolderStore
 from farm.storage.store import Store
 from tests.cli.command import Command
@@ -333,13 +334,15 @@ def test_a_farm_that_restarts_its_children_over_and_over_is_noticed() -> None:
     said(running.check_processes(replace(calm, running=False), "/farm"), Verdict.OK, "none is running")
 
 
-def test_a_check_that_breaks_is_a_finding_and_no_password_is_shown() -> None:
+def test_a_check_that_breaks_is_a_finding_and_no_password_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> Finding:
         raise RuntimeError("cannot reach postgresql://farm:geheim@db/farm")
 
-    (found,) = doctor.made(("database", broken))
-    assert found.verdict is Verdict.FAILED
-    shown = found.without_secrets()
+    monkeypatch.setattr(doctor, "checks", lambda settings: [("database", broken)])
+    (shown,) = doctor.examine(load_settings(home=tmp_path))
+    assert shown.verdict is Verdict.FAILED
     assert "geheim" not in shown.sentence
     assert "postgresql://farm:***@db/farm" in shown.sentence
 
