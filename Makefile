@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FARM := $(BIN)/farm
 
-.PHONY: demo test lint up down clean
+.PHONY: demo test test-sparse-attention lint up down clean
 
 demo: $(VENV)/.server
 	@$(FARM) demo
@@ -20,6 +20,9 @@ test: $(VENV)/.dev
 	@$(BIN)/python -m tests.house.browser
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
+
+test-sparse-attention: $(VENV)/.server
+	@$(BIN)/python -m kernels.selftest
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

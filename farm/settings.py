@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     port: int = Field(default=7860, ge=1, le=65535)
     database_url: str = Field(default="", description="default: sqlite:///<home>/farm.db")
     store: str = Field(default="", description="folder of the videos; default: <home>/store")
+    models: Path = Field(default=Path(), description="folder of the model library; default: <home>/models")
     model: str = Field(default="demo-t2v", description="preset that the workers keep resident")
     workers: int | None = Field(
         default=None, ge=0, description="default: one per visible GPU, or one CPU worker where there is none"
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
         data = dict(data)
         data["database_url"] = data.get("database_url") or f"sqlite:///{home / 'farm.db'}"
         data["store"] = data.get("store") or str(home / "store")
+        data["models"] = _absolute(data.get("models") or home / "models")
         # The children run in home: what is relative to the caller's folder must not change its meaning there.
         if "://" not in data["store"]:
             data["store"] = str(_absolute(data["store"]))

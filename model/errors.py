@@ -18,5 +18,15 @@ class PromptTooLong(ModelError):
     """The prompt has more tokens than the text encoder reads."""
 
 
+class ImageMissing(ModelError):
+    """An image-to-video model without a first frame, or a text-to-video model with one."""
+
+    def __init__(self, model: str, missing: bool) -> None:
+        if missing:
+            super().__init__(f"{model} makes videos from an image, and there is none", "add an image")
+        else:
+            super().__init__(f"{model} makes videos from text only", "leave the image out")
+
+
 class RenderCancelled(Exception):
     """The cancel signal was seen between two steps."""

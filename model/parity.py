@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from kernels import reference
 from model import sampler
+from model.checkpoints.entries import of_tensors
 from model.checkpoints.safetensors import read
 from model.errors import CorruptWeights
-from model.wan.config import TransformerConfig, VAEConfig
+from model.wan.config import TransformerConfig, UMT5Shapes, VAEConfig
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
 
@@ -55,8 +56,9 @@ def relative_error(out: Tensor, ref: Tensor) -> float:
 
 def _state(tensors: Tensors, module: nn.Module) -> nn.Module:
     prefix = "state_dict."
-    module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    return module
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    module.load_state_dict(state)
+    return module.to(next(iter(state.values())).device)
 
 
 def transformer(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
@@ -134,7 +136,7 @@ def int8_linear(tensors: Tensors, _: Metadata) -> Iterator[Check]:
 
 
 def umt5(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
-    from model.wan.text_encoder import UMT5Shapes, UMT5TextEncoder  # transformers is slow to import
+    from model.wan.text_encoder import UMT5TextEncoder  # transformers is slow to import
 
     shapes = UMT5Shapes(
         vocabulary=int(meta["vocab"]),
@@ -148,7 +150,7 @@ def umt5(tensors: Tensors, meta: Metadata) -> Iterator[Check]:
     prefix = "state_dict."
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     encoder = UMT5TextEncoder(shapes).eval()
-    encoder.load_official(state, Path("umt5"), torch.float32)
+    encoder.fill(of_tensors(state, Path("umt5")), torch.float32, tensors["input.ids"].device)
     embedding = tensors["output.embedding"]
     mask = tensors["input.mask"]
     rows = encoder(tensors["input.ids"], mask)
@@ -168,9 +170,9 @@ KINDS: dict[str, Callable[[Tensors, Metadata], Iterator[Check]]] = {
 }
 
 
-def check_file(path: Path) -> list[Check]:
+def check_file(path: Path, device: str = "cpu") -> list[Check]:
     """Run every check of a golden file. Raises CorruptWeights where it is not one."""
-    tensors = read(path)
+    tensors = {name: tensor.to(device) for name, tensor in read(path).items()}
     with safe_open(path, "pt") as file:
         meta = file.metadata() or {}
     for output, kind in KINDS.items():
@@ -183,12 +185,15 @@ def check_file(path: Path) -> list[Check]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 here
     failed = 0
-    for path in parser.parse_args().files:
+    for path in args.files:
         if path.suffix != ".safetensors":
             continue  # a folder's README beside its tensors
         try:
-            checks = check_file(path)
+            checks = check_file(path, args.device)
         except CorruptWeights as error:
             print(f"{error.message}: {error.next}", file=sys.stderr)
             failed += 1

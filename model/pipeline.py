@@ -1,81 +1,60 @@
-"""Text to video: a spec in, stages, previews and frames out. Knows no job; obeys a cancel signal at every step."""
+"""Text or image to video: a spec in, stages, previews and frames out. Knows no job; obeys a cancel signal."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from model import sampler
-from model.checkpoints import safetensors
-from model.checkpoints.digest import weights_digest
-from model.checkpoints.fill import check as check_weights
-from model.checkpoints.fill import fill
-from model.demo.text_encoder import DemoTextEncoder
-from model.errors import CorruptWeights, ModelError, RenderCancelled
+from model import loading, sampler
+from model.errors import ImageMissing, RenderCancelled
 from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
+from model.library import Library
+from model.loading import Resident
+from model.memory import Plan
+from model.wan.conditioning import fit_image, image_condition
 from model.wan.config import Preset
-from model.wan.transformer import WanTransformer
-from model.wan.vae import WanVAE
 
 
 class Pipeline:
-    """One preset's text encoder, denoiser and VAE, resident on one device."""
+    """One preset, resident on one device."""
 
-    def __init__(
-        self,
-        preset: Preset,
-        text_encoder: DemoTextEncoder,
-        transformer: WanTransformer,
-        vae: WanVAE,
-        preview: Tensor,
-        digest: str,
-    ) -> None:
+    def __init__(self, preset: Preset, parts: Resident) -> None:
         self.preset = preset
-        self.text_encoder = text_encoder
-        self.transformer = transformer
-        self.vae = vae
-        self.preview = preview  # [z + 1, 3]: linear map from a latent pixel to its colour
-        self.digest = digest
-        self.device = preview.device
+        self.parts = parts
+        self.digest = parts.digest
+        self.device = parts.preview.device
+        self.dtype: torch.dtype = getattr(torch, preset.dtype)
 
     @classmethod
-    def load(cls, preset: Preset, device: str | torch.device = "cpu") -> "Pipeline":
-        """Read the preset's weights. Raises CorruptWeights naming file, tensor, expected and found.
-
-        float32 on every device: the packaged model is small, and a seed shall mean one video everywhere.
-        """
-        if preset.text_encoder != "demo":
-            raise ModelError(f"{preset.name} cannot be loaded yet", "use demo-t2v")
-        if preset.weights is None or not preset.weights.is_dir():
-            raise CorruptWeights(f"no weights of {preset.name} on this machine", "install them first")
-        config, dtype = preset.transformer, torch.float32
-        with torch.device("meta"):
-            text_encoder = DemoTextEncoder(config.text_dim, config.text_len)
-            transformer = WanTransformer(config)
-        vae = WanVAE(preset.vae)  # not on meta: its latent statistics are buffers that no file holds
-        parts = {"text_encoder": text_encoder, "transformer": transformer, "vae": vae}
-        for name, module in parts.items():
-            path = preset.weights / f"{name}.safetensors"
-            fill(module, safetensors.read(path), path, dtype)
-            module.to(device).eval().requires_grad_(False)
-        path = preset.weights / "preview.safetensors"
-        preview = safetensors.read(path)
-        check_weights(preview, {"colour": torch.empty(preset.vae.z_dim + 1, 3)}, path)
-        colour = preview["colour"].to(device, dtype)
-        return cls(preset, text_encoder, transformer, vae, colour, weights_digest(preset))
+    def load(
+        cls,
+        preset: Preset,
+        library: Library | None = None,
+        device: str | torch.device = "cpu",
+        plan: Plan | None = None,
+    ) -> "Pipeline":
+        """Read the preset's weights. Raises CorruptWeights naming file, tensor, expected and found."""
+        return cls(preset, loading.load(preset, library or Library(), device, plan))
 
     def render(self, spec: RenderSpec, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Render `spec`, yielding events as they happen.
 
-        Raises RenderCancelled at the first step or chunk after `cancelled()` turned true, PromptTooLong.
+        Raises RenderCancelled at the first step or chunk after `cancelled()` turned true, PromptTooLong,
+        ImageMissing.
         """
+        if (spec.image is None) == (self.preset.task == "i2v"):
+            raise ImageMissing(self.preset.name, spec.image is None)
         check(cancelled)
         yield Stage("text")
-        with torch.inference_mode():
-            text = self.text_encoder.encode([spec.prompt])
+        text = self.text(spec)
+        condition = None
+        if spec.image is not None:
+            yield Stage("image")
+            check(cancelled)
+            condition = self.condition(spec.image, spec)
         yield Stage("denoise")
         latent = self.noise(spec)
-        for sample in self.denoise(latent, text, spec):
+        for sample in self.denoise(latent, text, spec, condition):
             check(cancelled)
             latent = sample.latent
             yield Step(sample.k, sample.n)
@@ -83,12 +62,31 @@ class Pipeline:
         yield Stage("decode")
         first = 0
         with torch.inference_mode():
-            chunks = self.vae.stream(latent.float())
+            chunks = self.parts.vae.stream(latent.to(self.dtype))
             while (chunk := next(chunks, None)) is not None:
                 frames = to_uint8(chunk)
                 yield Frames(first, frames)
                 first += len(frames)
                 check(cancelled)
+
+    @torch.inference_mode()
+    def text(self, spec: RenderSpec) -> Tensor:
+        """Text rows [1, text_len, text_dim] of the prompt; with guidance a second row to lead away from."""
+        prompts = [spec.prompt]
+        negative = self.preset.negative_prompt if spec.negative_prompt is None else spec.negative_prompt
+        guided = spec.guidance != 1.0
+        if guided and negative is not None:
+            prompts.append(negative)
+        rows = self.parts.text.encode(prompts)
+        if guided and negative is None:  # trained to be guided by no text at all
+            rows = torch.cat([rows, torch.zeros_like(rows)])
+        return rows
+
+    @torch.inference_mode()
+    def condition(self, image: Image, spec: RenderSpec) -> Tensor:
+        """What the transformer sees of the first frame: [1, 4 + z, t, h, w]."""
+        fitted = fit_image(image, spec.width, spec.height, spec.fit)
+        return image_condition(self.parts.vae, fitted, spec.frames)
 
     def noise(self, spec: RenderSpec) -> Tensor:
         """Standard normal [1, z, t, h, w] float32. Drawn on the CPU, so that no device changes it."""
@@ -96,18 +94,28 @@ class Pipeline:
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def denoise(self, noise: Tensor, text: Tensor, spec: RenderSpec) -> Iterator[sampler.Sample]:
-        """Sampler steps from noise [b, z, t, h, w] under text [b, text_len, text_dim]; latents in float64."""
+    def denoise(
+        self, noise: Tensor, text: Tensor, spec: RenderSpec, condition: Tensor | None = None
+    ) -> Iterator[sampler.Sample]:
+        """Sampler steps from noise [b, z, t, h, w]; latents in float64.
+
+        text: [b, text_len, text_dim], or with guidance [2 b, ...]: the prompts, then what is led away from.
+        condition: [b, 4 + z, t, h, w] for image-to-video.
+        """
 
         @torch.inference_mode()
         def velocity(x: Tensor, t: float) -> Tensor:
-            x = x.float()
+            x = x.to(self.dtype)
+            if condition is not None:
+                x = torch.cat([x, condition.to(x).expand(len(x), -1, -1, -1, -1)], dim=1)
+            expert = self.expert(t)
+            timestep = torch.full((len(x),), 1000 * t, device=x.device)
+            if self.preset.distilled:
+                timestep = timestep.to(self.dtype)  # as in training
             if spec.guidance == 1.0:
-                return self.transformer(x, torch.full((len(x),), 1000 * t, device=x.device), text)
-            both = torch.cat([text, torch.zeros_like(text)])
-            timestep = torch.full((2 * len(x),), 1000 * t, device=x.device)
-            conditional, unconditional = self.transformer(torch.cat([x, x]), timestep, both).chunk(2)
-            return sampler.guided(conditional, unconditional, spec.guidance)
+                return expert(x, timestep, text)
+            conditional, unconditional = (expert(x, timestep, rows) for rows in text.chunk(2))
+            return sampler.guided(conditional.float(), unconditional.float(), spec.guidance)
 
         if not self.preset.distilled:
             return sampler.euler(velocity, noise, spec.steps, self.preset.shift)
@@ -118,16 +126,21 @@ class Pipeline:
 
         return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, fresh)
 
+    def expert(self, t: float) -> torch.nn.Module:
+        """The transformer for time t in [0, 1]: with two, the high-noise one from the boundary up (Wan2.2)."""
+        low = self.parts.low
+        return self.parts.transformer if low is None or t >= (self.preset.boundary or 0.0) else low
+
     def preview_image(self, denoised: Tensor) -> Image:
         """Middle frame of a latent [1, z, t, h, w] through the linear map to colour: uint8 [h, w, 3]."""
         pixels = denoised[0, :, denoised.shape[2] // 2].movedim(0, -1).float()  # [h, w, z]
-        colour = pixels @ self.preview[:-1] + self.preview[-1]
+        colour = pixels @ self.parts.preview[:-1] + self.parts.preview[-1]
         return ((colour.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
 
 
 def to_uint8(video: Tensor) -> Image:
     """[1, 3, t, h, w] in [-1, 1] -> uint8 [t, h, w, 3] on the host."""
-    return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
+    return ((video[0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
 def check(cancelled: Callable[[], bool]) -> None:

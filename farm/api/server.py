@@ -16,8 +16,7 @@ from farm.domain.errors import FarmError, PortInUse
 from farm.domain.request import Models
 from farm.settings import Settings, load_settings
 from farm.storage.store import open_store
-from model.checkpoints.digest import weights_digest
-from model.wan.config import installed
+from model.library import Library
 
 log = logging.getLogger("farm.api")
 
@@ -40,13 +39,14 @@ def build_services(settings: Settings) -> Services:
     """Opens the database and the store of these settings. Raises FarmError."""
     db = open_database(settings.database_url)
     check_schema(db)
+    library = Library(settings.models)
     return Services(
         db=db,
         store=open_store(settings.store),
         models=Models(
-            installed={preset.name: preset for preset in installed()},
+            installed={preset.name: preset for preset in library.installed()},
             default=settings.model,
-            digest=weights_digest,  # remembers, and notices files that were replaced
+            digest=library.digest,  # notices files that were replaced
         ),
         poke=functools.partial(poke, settings),
         dispatcher_alive=functools.partial(dispatcher_listens, settings),

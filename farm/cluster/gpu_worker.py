@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,11 +26,10 @@ from farm.domain.worker import Beat, NewWorker
 from farm.ops.logging import start_log
 from farm.storage.store import open_store
 from model.errors import ModelError
-from model.wan.config import installed
+from model.library import Library
 
 # Seconds without work after a disk or store let us down, doubled each time.
 _SIT_OUT, _LONGEST_SIT_OUT = 5.0, 120.0
-_LOOK_FOR_WEIGHTS = 10.0  # seconds between two looks for weights that this node lacks
 _LAST_WORDS = 8.0  # seconds for the step in hand, and for giving its job back
 
 
@@ -62,7 +60,9 @@ class GpuWorker:
         # By slot, so that a worker finds and removes what one that was killed has left.
         self._scratch = settings.scratch_dir / slot.log_name
         self._log = start_log(slot.log_name, settings.log_dir, settings.log_level).bind(worker=self._id)
-        self._resident = Resident(settings.pipeline, "cuda" if slot.is_gpu else "cpu", self._log)
+        self._resident = Resident(
+            settings.pipeline, Library(settings.models), "cuda" if slot.is_gpu else "cpu", self._log
+        )
         self._changed = threading.Condition()
         self._version = 0
         self._state = "starting"
@@ -174,7 +174,6 @@ class GpuWorker:
 
     def _load(self) -> None:
         device.set_threads(threads_for(self._slot, self._settings))
-        self._wait_for_weights()
         try:
             self._resident.pipeline(self._settings.model)
         except ModelError as error:
@@ -182,12 +181,6 @@ class GpuWorker:
             self._log.error("model_not_loaded", error, next=error.next)
         # The import of the pipeline has brought its tensor library; before, there was nothing to set.
         device.set_threads(threads_for(self._slot, self._settings))
-
-    def _wait_for_weights(self) -> None:
-        """Without them on this node it would fail every job that other nodes can render."""
-        while self._settings.model not in {preset.name for preset in installed()}:
-            self._log.error("weights_missing", model=self._settings.model, node=self._settings.node_name)
-            time.sleep(_LOOK_FOR_WEIGHTS)
 
     # ----------------------------------------------------------------------------------------------
 

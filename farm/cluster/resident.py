@@ -8,7 +8,7 @@ from farm.domain.job import JobSpec
 from farm.ops.logging import Log
 from model.errors import CorruptWeights, ModelError
 from model.events import Event, RenderSpec
-from model.wan.config import preset
+from model.library import Library
 
 
 class Pipeline(Protocol):
@@ -22,8 +22,9 @@ class Pipeline(Protocol):
 class Resident:
     """`where` is "module:class"; the class speaks the words of model.events."""
 
-    def __init__(self, where: str, device: str, log: Log) -> None:
+    def __init__(self, where: str, library: Library, device: str, log: Log) -> None:
         self._module_name, _, self._class_name = where.partition(":")
+        self._library = library
         self._device = device
         self._log = log
         self._name: str | None = None
@@ -58,11 +59,11 @@ class Resident:
 
     def _load(self, model: str) -> None:
         self._pipeline, self._name = None, None  # frees the memory before the next one takes it
-        wanted = preset(model)
+        wanted = self._library.find(model)
         kind: Any = getattr(importlib.import_module(self._module_name), self._class_name, None)
         if kind is None:
             raise ModelError(f"{self._module_name} has no {self._class_name}", "see FARM_PIPELINE")
-        self._pipeline = kind.load(wanted, device=self._device)
+        self._pipeline = kind.load(wanted, library=self._library, device=self._device)
         self._name = model
         self.loads += 1
         self._log.info("model_loaded", model=model, digest=self.digests[0], loads=self.loads)

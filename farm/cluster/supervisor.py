@@ -27,8 +27,7 @@ from farm.domain.request import Models
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings
 from farm.storage.store import open_store
-from model.checkpoints.digest import weights_digest
-from model.wan.config import installed
+from model.library import Library
 
 _TRIES = 3  # deaths of a child before the farm was ever ready, after which it gives up
 _START_PATIENCE = 120.0  # seconds until ready
@@ -242,7 +241,8 @@ def _answers_ready(settings: Settings) -> bool:
 
 def probe_model(settings: Settings) -> None:
     """A farm whose own model is not here would refuse every job."""
-    Models({preset.name: preset for preset in installed()}, settings.model, weights_digest).choose(None)
+    library = Library(settings.models)
+    Models({preset.name: preset for preset in library.installed()}, settings.model, library.digest).choose(None)
 
 
 def _probe_folder(settings: Settings) -> None:

@@ -5,7 +5,6 @@ Every refusal names one field, says what is wrong, and offers the nearest value 
 
 import difflib
 import hashlib
-import math
 import secrets
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +17,12 @@ from farm.domain.job import JobSpec, NewJob, batch_row_key, seed_from_key
 from model.demo.tokenizer import tokenize
 from model.errors import ModelError, PromptTooLong
 from model.wan.config import PRESETS, Preset
+from model.wan.sizes import GRID, nearest_size
 
 MAX_SEED = 2**32 - 1
 MIN_FRAMES = 5  # one latent frame is a still
 MAX_GUIDANCE = 20.0
 MAX_PRIORITY = 100
-GRID = 16  # 8x of the VAE times the 2x2 patch
 
 
 @dataclass(frozen=True)
@@ -161,22 +160,6 @@ def frames_of(seconds: float, preset: Preset) -> int:
 def seconds_of(spec: JobSpec) -> str:
     """The duration people ask for ("5" for 81 frames at 16 fps): the inverse of `frames_of`."""
     return f"{(spec.frames - 1) / spec.fps:.2f}".rstrip("0").rstrip(".")
-
-
-def nearest_size(width: float, height: float, preset: Preset) -> tuple[int, int]:
-    """The allowed size nearest to width x height, keeping the shape of the picture where that is possible."""
-
-    def fit(side: float) -> int:
-        clamped = min(max(side, preset.min_side), preset.max_side)
-        return min(max(GRID * round(clamped / GRID), preset.min_side), preset.max_side)
-
-    w, h = fit(width), fit(height)
-    if w * h > preset.max_pixels:
-        shrink = math.sqrt(preset.max_pixels / (w * h))
-        w, h = fit(w * shrink), fit(h * shrink)
-    while w * h > preset.max_pixels:  # rounding up may still be too large
-        w, h = (w - GRID, h) if w >= h else (w, h - GRID)
-    return w, h
 
 
 def _accept(

@@ -11,6 +11,7 @@ from farm.ops.checks import gpu, machine, models, running, services, toolchain
 from farm.ops.checks.child import ask
 from farm.ops.checks.finding import Finding, failed
 from farm.settings import Settings
+from model.library import Library
 
 Check = tuple[str, Callable[[], Finding | list[Finding]]]
 
@@ -50,7 +51,7 @@ def checks(settings: Settings) -> list[Check]:
         ("memory", lambda: machine.check_memory(machine.read_memory())),
         ("open files", lambda: machine.check_open_files(machine.read_open_files())),
         ("disk", lambda: [machine.check_disk(machine.read_disk(folder)) for folder in _folders(settings)]),
-        ("model", lambda: models.check_models(models.read_models(), settings.model)),
+        ("model", lambda: models.check_models(*models.read_models(Library(settings.models)), settings.model)),
         ("database", lambda: services.check_database(services.read_database(settings.database_url))),
         ("store", lambda: services.check_store(settings.store)),
         ("port", lambda: _port(settings, status, serves)),

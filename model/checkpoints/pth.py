@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoints.fill import NEXT
+from model.checkpoints.entries import NEXT, Checkpoint, of_tensors
 from model.errors import CorruptWeights
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def open_file(path: Path) -> Checkpoint:
     """Tensors of a .pth file, mapped from disk. Raises CorruptWeights: missing, damaged, or more than tensors."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -25,4 +25,4 @@ def read(path: Path) -> dict[str, Tensor]:
         raise CorruptWeights(f"{path}: not a whole .pth file", NEXT) from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise CorruptWeights(f"{path}: expected a dictionary of tensors, found {type(found).__name__}", NEXT)
-    return found
+    return of_tensors(found, path)

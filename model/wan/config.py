@@ -1,8 +1,8 @@
 """The presets: every model the farm knows, as data. Pure Python: a server reads it without torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model.errors import ModelError
 
@@ -57,10 +57,26 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
+class UMT5Shapes:
+    """Sizes of the text encoder; the defaults are UMT5-XXL (Chung et al. 2023)."""
+
+    vocabulary: int = 256384
+    dim: int = 4096
+    attention_dim: int = 4096
+    ffn_dim: int = 10240
+    heads: int = 64
+    layers: int = 24
+    buckets: int = 32
+    text_len: int = 512
+
+
+@dataclass(frozen=True)
 class Preset:
     """One model as people name it. Sizes are (width, height) in pixels; frames are 4k + 1.
 
     distilled models take 1-4 rCM steps and no guidance; the others take Euler steps with guidance.
+    With a `boundary` there are two transformers: steps at t >= boundary use the high-noise expert.
+    `vae_part` and `text_part` name the shared components in the model library (model.library).
     """
 
     name: str
@@ -80,25 +96,56 @@ class Preset:
     distilled: bool
     guidance: float = 1.0
     shift: float = 1.0
+    topk: float | None = None  # share of key blocks that self-attention keeps; None: dense
     sigma_max: float = 80.0
     boundary: float | None = None
+    # What guidance leads away from where nobody says; None: from an empty text, and no other can be given.
+    negative_prompt: str | None = None
     max_prompt_chars: int = 4000
+    umt5: UMT5Shapes = UMT5Shapes()
+    vae_part: str = "wan2.1-vae"
+    text_part: str = "umt5-xxl"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the weights and the arithmetic
     weights: Path | None = field(default=None)  # folder of the packaged weights, if packaged
 
 
 _VAE = VAEConfig()
-_1_3B = TransformerConfig(dim=1536, ffn_dim=8960, heads=12, layers=30, sla=True)
-_14B = TransformerConfig(dim=5120, ffn_dim=13824, heads=40, layers=40, sla=True)
-_14B_I2V = TransformerConfig(dim=5120, ffn_dim=13824, heads=40, layers=40, in_channels=36, sla=True)
+# The same shapes with the linear branch (TurboDiffusion) and without it (as Wan was published).
+_SHAPES = {
+    "1.3b": TransformerConfig(dim=1536, ffn_dim=8960, heads=12, layers=30),
+    "14b": TransformerConfig(dim=5120, ffn_dim=13824, heads=40, layers=40),
+    "a14b": TransformerConfig(dim=5120, ffn_dim=13824, heads=40, layers=40, in_channels=36),
+}
+# Chinese, because Wan's captions are: over-bright, overexposed, static, blurred, subtitles, low quality,
+# JPEG artefacts, ugly, mutilated, extra fingers, deformed, cluttered background, walking backwards.
+_NEGATIVE = (
+    "色彩过艳，曝光过度，画面静止，模糊不清，带有字幕，质量低下，"
+    "压缩痕迹，丑陋，残缺，手指过多，畸形，背景杂乱，倒着走"
+)
 
 
-def _turbo(name: str, task: Literal["t2v", "i2v"], transformer: TransformerConfig,
-           size: tuple[int, int], sigma_max: float, boundary: float | None = None) -> Preset:  # fmt: skip
+def _wan(name: str, task: Literal["t2v", "i2v"], shapes: str, size: tuple[int, int], **more: Any) -> Preset:
     return Preset(
-        name=name, task=task, transformer=transformer, vae=_VAE, text_encoder="umt5-xxl", size=size,
-        min_side=256, max_side=1280, max_pixels=1280 * 720, frames=81, max_frames=81, fps=16,
-        steps=4, max_steps=4, distilled=True, sigma_max=sigma_max, boundary=boundary,
+        name=name, task=task, vae=_VAE, text_encoder="umt5-xxl", size=size, min_side=256, max_side=1280,
+        max_pixels=1280 * 720, frames=81, max_frames=81, fps=16,
+        transformer=_SHAPES[shapes] if not more["distilled"] else replace(_SHAPES[shapes], sla=True), **more,
     )  # fmt: skip
+
+
+def _turbo(
+    name: str, task: Literal["t2v", "i2v"], shapes: str, size: tuple[int, int], sigma_max: float, **more: Any
+) -> Preset:
+    return _wan(
+        name, task, shapes, size, steps=4, max_steps=4, distilled=True, topk=0.1, sigma_max=sigma_max, **more
+    )
+
+
+def _base(
+    name: str, task: Literal["t2v", "i2v"], shapes: str, size: tuple[int, int], steps: int, **more: Any
+) -> Preset:
+    return _wan(
+        name, task, shapes, size, steps=steps, max_steps=100, distilled=False, negative_prompt=_NEGATIVE, **more
+    )
 
 
 PRESETS: dict[str, Preset] = {
@@ -110,12 +157,19 @@ PRESETS: dict[str, Preset] = {
             vae=VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
             text_encoder="demo", size=(96, 96), min_side=96, max_side=96, max_pixels=96 * 96,
             frames=17, max_frames=17, fps=12, steps=16, max_steps=25, distilled=False,
-            guidance=3.0, shift=3.0, max_prompt_chars=200,
+            guidance=3.0, shift=3.0, max_prompt_chars=200, dtype="float32",
             weights=Path(__file__).resolve().parent.parent / "demo" / "weights",
         ),
-        _turbo("wan2.1-t2v-1.3b", "t2v", _1_3B, (832, 480), 80.0),
-        _turbo("wan2.1-t2v-14b", "t2v", _14B, (1280, 720), 80.0),
-        _turbo("wan2.2-i2v-a14b", "i2v", _14B_I2V, (1280, 720), 200.0, 0.9),
+        # TurboDiffusion: 1-4 steps, sparse-linear attention.
+        _turbo("wan2.1-t2v-1.3b", "t2v", "1.3b", (832, 480), 80.0),
+        _turbo("wan2.1-t2v-14b", "t2v", "14b", (1280, 720), 80.0),
+        _turbo("wan2.2-i2v-a14b", "i2v", "a14b", (1280, 720), 200.0, boundary=0.9),
+        # As Wan was published: the quality reference, 10 to 25 times as slow.
+        _base("wan2.1-t2v-1.3b-base", "t2v", "1.3b", (832, 480), 50, guidance=6.0, shift=8.0),
+        _base("wan2.1-t2v-14b-base", "t2v", "14b", (1280, 720), 50, guidance=5.0, shift=5.0),
+        _base(
+            "wan2.2-i2v-a14b-base", "i2v", "a14b", (1280, 720), 40, guidance=3.5, shift=5.0, boundary=0.9
+        ),
     )
 }  # fmt: skip
 
@@ -126,8 +180,3 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     except KeyError:
         raise ModelError(f"unknown model {name!r}", f"choose one of: {', '.join(PRESETS)}") from None
-
-
-def installed() -> list[Preset]:
-    """Presets whose weights are on this machine."""
-    return [p for p in PRESETS.values() if p.weights is not None and any(p.weights.glob("*.safetensors"))]

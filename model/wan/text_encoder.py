@@ -1,9 +1,8 @@
-"""Wan's text encoder: UMT5-XXL through transformers, from checkpoints in the official key layout."""
+"""Wan's text encoder: UMT5-XXL through transformers, its tokenizer, and prompts cleaned as in training."""
 
+import copy
 import html
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import ftfy
@@ -11,48 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from model.checkpoints.fill import check
+from model.checkpoints.entries import Checkpoint, Device
+from model.checkpoints.fill import tensors
+from model.checkpoints.names import UMT5_TIED, umt5_name
 from model.errors import CorruptWeights
-
-
-@dataclass(frozen=True)
-class UMT5Shapes:
-    """Sizes of the encoder; the defaults are UMT5-XXL (Chung et al. 2023)."""
-
-    vocabulary: int = 256384
-    dim: int = 4096
-    attention_dim: int = 4096
-    ffn_dim: int = 10240
-    heads: int = 64
-    layers: int = 24
-    buckets: int = 32
-    text_len: int = 512
-
-
-# official name -> transformers name; `blocks.N.` becomes `encoder.block.N.`
-_NAMES = {
-    "norm1.weight": "layer.0.layer_norm.weight",
-    "attn.q.weight": "layer.0.SelfAttention.q.weight",
-    "attn.k.weight": "layer.0.SelfAttention.k.weight",
-    "attn.v.weight": "layer.0.SelfAttention.v.weight",
-    "attn.o.weight": "layer.0.SelfAttention.o.weight",
-    "pos_embedding.embedding.weight": "layer.0.SelfAttention.relative_attention_bias.weight",
-    "norm2.weight": "layer.1.layer_norm.weight",
-    "ffn.gate.0.weight": "layer.1.DenseReluDense.wi_0.weight",
-    "ffn.fc1.weight": "layer.1.DenseReluDense.wi_1.weight",
-    "ffn.fc2.weight": "layer.1.DenseReluDense.wo.weight",
-}
-_TOP = {"token_embedding.weight": "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}
-_TRANSFORMERS = {theirs: ours for ours, theirs in _NAMES.items()}
-_TRANSFORMERS_TOP = {theirs: ours for ours, theirs in _TOP.items()}
-_BLOCK = re.compile(r"encoder\.block\.(\d+)\.(.+)")
-
-
-def official_name(name: str) -> str:
-    """The official checkpoint's name of a transformers parameter."""
-    if match := _BLOCK.fullmatch(name):
-        return f"blocks.{match[1]}.{_TRANSFORMERS[match[2]]}"
-    return _TRANSFORMERS_TOP[name]
+from model.wan.config import UMT5Shapes
+from model.wan.text_cache import TextCache
 
 
 def clean(prompt: str) -> str:
@@ -81,15 +44,16 @@ class UMT5TextEncoder(nn.Module):
             )
         )
 
-    def load_official(self, tensors: Mapping[str, Tensor], source: Path, dtype: torch.dtype) -> None:
-        """Fill from tensors in the official layout. Raises CorruptWeights naming tensor, expected and found."""
+    def official(self) -> dict[str, Tensor]:
+        """This module's tensors under the names of the official checkpoint."""
         # transformers ties encoder.embed_tokens to `shared`: one tensor under two names.
-        tied = "encoder.embed_tokens.weight"
-        names = {name: official_name(name) for name in self.encoder.state_dict() if name != tied}
-        expected = {names[name]: value for name, value in self.encoder.state_dict().items() if name in names}
-        check(tensors, expected, source)
-        state = {name: tensors[official].to(dtype) for name, official in names.items()}
-        self.encoder.load_state_dict({**state, tied: state["shared.weight"]}, assign=True)
+        return {umt5_name(k): v for k, v in self.encoder.state_dict().items() if k != UMT5_TIED}
+
+    def fill(self, checkpoint: Checkpoint, dtype: torch.dtype, device: Device = "cpu") -> None:
+        """Take the tensors of the official layout. Raises CorruptWeights naming tensor, expected and found."""
+        found = tensors(checkpoint, self.official(), dtype, device)
+        state = {k: found[umt5_name(k)] for k in self.encoder.state_dict() if k != UMT5_TIED}
+        self.encoder.load_state_dict({**state, UMT5_TIED: state["shared.weight"]}, assign=True)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: [b, n] int64, mask 1 on real tokens. Returns [b, n, dim], zero where the mask is 0."""
@@ -116,3 +80,42 @@ class WanTokenizer:
             return_tensors="pt",
         )
         return found.input_ids, found.attention_mask
+
+
+class WanText:
+    """Prompts in, text rows out: tokenizer, encoder and the embeddings kept from earlier prompts."""
+
+    def __init__(
+        self,
+        tokenizer: WanTokenizer,
+        encoder: UMT5TextEncoder,
+        device: Device,
+        cache: TextCache | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.device = torch.device(device)
+        self.cache = cache
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """[b, text_len, dim] on `device`; rows past the prompt are zero."""
+        rows = [self._rows(clean(prompt)) for prompt in prompts]
+        out = rows[0].new_zeros(len(rows), self.tokenizer.text_len, rows[0].shape[1])
+        for i, real in enumerate(rows):
+            out[i, : len(real)] = real
+        return out
+
+    def _rows(self, text: str) -> Tensor:
+        """The real rows [n, dim] of one cleaned prompt."""
+        weight = self.encoder.encoder.shared.weight
+        kept = None if self.cache is None else self.cache.get(text)
+        if kept is not None:
+            return kept.to(self.device, weight.dtype)
+        ids, mask = self.tokenizer([text])
+        ids = ids[:, : int(mask.sum())].to(self.device)  # padding changes no real row
+        # Where the card has no room for it beside the model, a copy comes for this prompt and goes again.
+        encoder = self.encoder if weight.device == ids.device else copy.deepcopy(self.encoder).to(self.device)
+        rows = encoder(ids, torch.ones_like(ids))[0]
+        if self.cache is not None:
+            self.cache.put(text, rows)
+        return rows

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import reference
+from kernels import switch
 from model.wan.config import TransformerConfig
 
 
@@ -43,7 +43,9 @@ class WanTransformer(nn.Module):
         """
         grid = tuple(n // p for n, p in zip(latent.shape[2:], self.config.patch, strict=True))
         x = self.patch_embedding(patchify(latent, self.config.patch))  # [b, L, dim]
-        e = self.time_embedding(timestep_embedding(timestep, self.config.freq_dim).to(x.dtype))
+        # Time is float32 inside a bf16 model, as in training: its MLP says in which dtype it computes.
+        sinusoid = timestep_embedding(timestep, self.config.freq_dim)
+        e = self.time_embedding(sinusoid.to(next(self.time_embedding.parameters()).dtype))
         modulation = self.time_projection(e).float().unflatten(1, (6, -1))  # [b, 6, dim]
         text = self.text_embedding(text)
         rope = rope_table(grid, self.config.head_dim, x.device)
@@ -108,7 +110,7 @@ class SelfAttention(Attention):
         if topk is None:
             return self.o(dense_attention(q, k, v).flatten(2))
         assert self.proj_l is not None
-        y = reference.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk)
+        y = switch.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk)
         return self.o(y.flatten(2))
 
 

@@ -43,7 +43,8 @@ class WanVAE(nn.Module):
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior, not normalised; each [b, z, k+1, h/8, w/8]."""
         cache: Cache = {}
-        starts = [0, *range(17, video.shape[2], 16), video.shape[2]]  # chunks bound memory, change nothing
+        chunk = 16 if video[0, 0, 0].numel() <= 256 * 256 else 4  # bounds memory, changes nothing
+        starts = [0, *range(chunk + 1, video.shape[2], chunk), video.shape[2]]
         chunks = [video[:, :, a:b] for a, b in itertools.pairwise(starts)]
         encoded = [self.conv1(self.encoder(chunk, cache), cache) for chunk in chunks]
         mean, log_variance = torch.cat(encoded, dim=2).chunk(2, dim=1)

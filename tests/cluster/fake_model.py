@@ -28,7 +28,7 @@ class Pipeline:
         self.digest = DIGEST
 
     @classmethod
-    def load(cls, preset: Any, device: str = "cpu") -> "Pipeline":
+    def load(cls, preset: Any, library: Any = None, device: str = "cpu") -> "Pipeline":
         return cls(preset, device)
 
     def render(self, spec: RenderSpec, cancelled: Callable[[], bool]) -> Iterator[Any]:

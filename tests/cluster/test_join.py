@@ -1,8 +1,6 @@
 """What `farm serve` and `farm worker` refuse before anything starts, and what they say then."""
 
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,9 @@ from typing import Any
 import pytest
 
 from farm.cluster import nodes, ray_node
-from farm.db import workers
-from farm.db.engine import migrate, open_database
+from farm.db.engine import migrate
 from farm.domain.errors import FarmError, FarmUnreachable, InvalidRequest, PortInUse, SchemaOutdated
 from farm.settings import Settings, load_settings
-from tests.cluster.conftest import ROOT, until
 
 
 def never(settings: Settings) -> Any:
@@ -155,35 +151,3 @@ def test_two_nodes_of_one_machine_have_two_names(node: Settings, server: str, tm
             nodes.work(changed(node, home=tmp_path / home), server, children=note)
     assert len(set(names)) == 2
     assert all(name.startswith(socket.gethostname()) for name in names)
-
-
-WORKER = """
-import sys, time
-from pathlib import Path
-from farm.cluster import gpu_worker
-from farm.cluster.slots import Slot
-from model.wan import config
-gpu_worker._LOOK_FOR_WEIGHTS = 0.05
-gpu_worker.installed = lambda: config.installed() if Path(sys.argv[1]).exists() else []
-worker = gpu_worker.GpuWorker({"pipeline": "tests.cluster.fake_model:Pipeline"}, Slot("cpu:here:0"))
-time.sleep(600)
-"""
-
-
-def test_a_worker_takes_no_job_before_its_node_has_the_weights(node: Settings, tmp_path: Path):
-    """It would fail in seconds what other nodes can render, and be the first to ask for more."""
-    flag = tmp_path / "weights"
-    node.make_folders()
-    db = open_database(node.database_url)
-    environment = {**node.environment(), "PYTHONPATH": str(ROOT), "PATH": "/usr/bin"}
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(flag)], env=environment, cwd=ROOT)
-    try:
-        log = node.log_dir / "worker-here-0.log"
-        until("it has looked twice", lambda: log.exists() and log.read_text().count("weights_missing") > 1)
-        assert [worker.state for worker in workers.find(db)] == ["starting"]
-        flag.touch()
-        until("it is ready", lambda: [worker.state for worker in workers.find(db)] == ["idle"])
-    finally:
-        process.kill()
-        process.wait()
-        db.close()

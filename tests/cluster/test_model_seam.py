@@ -17,7 +17,7 @@ from farm.media.check import decode
 from farm.ops.logging import start_log
 from farm.settings import load_settings
 from farm.storage.store import open_store
-from model.checkpoints.digest import weights_digest
+from model.library import Library
 from model.wan.config import preset
 from tests.cluster import fake_model
 
@@ -36,12 +36,12 @@ def test_the_demo_model_renders_a_claim(tmp_path: Path):
     migrate(settings.database_url)
     db = open_database(settings.database_url)
     log = start_log("worker", settings.log_dir)
-    resident = Resident(settings.pipeline, "cpu", log)
+    resident = Resident(settings.pipeline, Library(settings.models), "cpu", log)
     store = open_store(settings.store)
     renderer = Renderer(settings, db, store, settings.scratch_dir, resident, log)
     workers.register(db, NewWorker("w", "node", "cpu:node:0", "CPU", 1))
     spec = JobSpec(
-        kind="t2v", model="demo-t2v", model_digest=weights_digest(preset("demo-t2v")),
+        kind="t2v", model="demo-t2v", model_digest=Library().digest(preset("demo-t2v")),
         prompt="a red circle moves left", width=96, height=96, frames=17, fps=12, steps=2, seed=1, guidance=3.0,
     )  # fmt: skip
     job = submission.submit(db, [NewJob(spec)])[0].job

@@ -19,6 +19,7 @@ from farm.domain.worker import Beat, NewWorker
 from farm.ops.logging import start_log
 from farm.settings import Settings, load_settings
 from farm.storage.folder import FolderStore
+from model.library import Library
 from tests.cluster.fake_model import DIGEST, Pipeline
 
 
@@ -41,7 +42,12 @@ class Workplace:
         self.store = Unreliable(Path(settings.store))
         log = start_log("worker", settings.log_dir)
         self.renderer = Renderer(
-            settings, db, self.store, settings.scratch_dir, Resident(settings.pipeline, "cpu", log), log
+            settings,
+            db,
+            self.store,
+            settings.scratch_dir,
+            Resident(settings.pipeline, Library(settings.models), "cpu", log),
+            log,
         )
         for name in ("here", "there"):
             workers.register(db, NewWorker(name, "node", f"cpu:node:{name}", "CPU", 1))

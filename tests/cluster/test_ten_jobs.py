@@ -6,7 +6,7 @@ from farm.db import submission
 from farm.domain.job import JobSpec, NewJob
 from farm.domain.states import JobState
 from farm.domain.worker import Worker
-from model.checkpoints.digest import weights_digest
+from model.library import Library
 from model.wan.config import preset
 from tests.cluster.conftest import Farm, make_farm, started, until
 
@@ -15,7 +15,7 @@ DEMO = preset("demo-t2v")
 
 def render(farm: Farm, seed: int) -> JobState:
     spec = JobSpec(
-        kind="t2v", model=DEMO.name, model_digest=weights_digest(DEMO), prompt="a red circle moves left",
+        kind="t2v", model=DEMO.name, model_digest=Library().digest(DEMO), prompt="a red circle moves left",
         width=96, height=96, frames=17, fps=12, steps=2, seed=seed, guidance=3.0,
     )  # fmt: skip
     return farm.wait_final(submission.submit(farm.db, [NewJob(spec)])[0].job.id).state

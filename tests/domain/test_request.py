@@ -16,12 +16,12 @@ from farm.domain.request import (
     WeightsUnusable,
     batch_jobs,
     frames_of,
-    nearest_size,
     new_job,
     seconds_of,
 )
 from model.errors import CorruptWeights
 from model.wan.config import PRESETS, Preset
+from model.wan.sizes import nearest_size
 
 MODELS = Models(
     installed={name: PRESETS[name] for name in ("demo-t2v", "wan2.1-t2v-1.3b")},

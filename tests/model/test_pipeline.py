@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints.digest import weights_digest
 from model.errors import CorruptWeights, ModelError, PromptTooLong, RenderCancelled
 from model.events import Frames, Preview, RenderSpec, Stage, Step
+from model.library import Library
 from model.pipeline import Pipeline
-from model.wan.config import installed, preset
+from model.wan.config import preset
 
 PROMPT = "a red circle moving right on a white background"
 SPEC = RenderSpec(PROMPT, 96, 96, 17, steps=3, seed=5, guidance=3.0)
@@ -77,13 +77,16 @@ def test_too_many_words_are_refused(pipeline: Pipeline) -> None:
         list(pipeline.render(dataclasses.replace(SPEC, prompt="red " * 60)))
 
 
-def test_a_model_whose_loader_is_not_there_says_so() -> None:
-    with pytest.raises(ModelError, match=r"wan2.1-t2v-14b cannot be loaded"):
+def test_a_model_that_is_not_here_says_so_and_how_to_get_it() -> None:
+    with pytest.raises(CorruptWeights, match=r"wan2.1-t2v-14b is not in the model library") as error:
         Pipeline.load(preset("wan2.1-t2v-14b"))
+    assert error.value.next == "run: farm models pull wan2.1-t2v-14b"
+    with pytest.raises(ModelError, match=r"unknown model 'wan'"):
+        Library().find("wan")
 
 
 def test_only_models_with_weights_count_as_installed() -> None:
-    assert [p.name for p in installed()] == ["demo-t2v"]
+    assert [p.name for p in Library().installed()] == ["demo-t2v"]
 
 
 def copy_weights(folder: Path) -> Path:
@@ -137,8 +140,8 @@ def test_damaged_weights_are_refused_by_name(tmp_path: Path, damage: str) -> Non
 def test_the_digest_names_the_bytes(tmp_path: Path) -> None:
     p = preset("demo-t2v")
     copy = dataclasses.replace(p, weights=copy_weights(tmp_path / "weights"))
-    assert weights_digest(copy) == weights_digest(p)
+    assert Library().digest(copy) == Library().digest(p)
     rewrite(tmp_path / "weights" / "preview.safetensors", lambda t: t["colour"].zero_())
-    assert weights_digest(copy) != weights_digest(p)
-    with pytest.raises(CorruptWeights, match="no weights"):
-        weights_digest(preset("wan2.1-t2v-1.3b"))
+    assert Library().digest(copy) != Library().digest(p)
+    with pytest.raises(CorruptWeights, match="is not in the model library"):
+        Library().digest(preset("wan2.1-t2v-1.3b"))

@@ -5,13 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
 
+from model.checkpoints.entries import of_tensors
 from model.checkpoints.safetensors import read
 from model.errors import CorruptWeights
+from model.wan.config import UMT5Shapes
 from model.wan.text_cache import TextCache
-from model.wan.text_encoder import UMT5Shapes, UMT5TextEncoder, WanTokenizer, clean, official_name
+from model.wan.text_encoder import UMT5TextEncoder, WanText, WanTokenizer, clean
+from tests.model.small import save_tokenizer, text_encoder
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = UMT5Shapes(vocabulary=160, dim=64, attention_dim=64, ffn_dim=160, heads=4, layers=3)
@@ -34,8 +36,8 @@ def test_prompts_are_cleaned_as_in_training(typed: str, cleaned: str) -> None:
 def test_names_are_those_of_the_official_file() -> None:
     layout = json.loads((GOLDEN / "checkpoint_layouts.json").read_text())["models_t5_umt5-xxl-enc-bf16.pth"]
     with torch.device("meta"):
-        state = UMT5TextEncoder(UMT5Shapes(layers=1)).encoder.state_dict()
-    ours = {official_name(k): list(v.shape) for k, v in state.items() if k != "encoder.embed_tokens.weight"}
+        state = UMT5TextEncoder(UMT5Shapes(layers=1)).official()
+    ours = {k: list(v.shape) for k, v in state.items()}
     assert ours == {k: shape for k, (_, shape) in layout["tensors"].items()}
 
 
@@ -46,7 +48,7 @@ def official() -> dict[str, torch.Tensor]:
 
 def test_padding_changes_no_real_row_and_is_zero() -> None:
     encoder = UMT5TextEncoder(SMALL).eval()
-    encoder.load_official(official(), GOLDEN / "umt5.safetensors", torch.float32)
+    encoder.fill(of_tensors(official(), GOLDEN / "umt5.safetensors"), torch.float32)
     ids = torch.randint(2, 160, (1, 7), generator=torch.Generator().manual_seed(0))
     padded = torch.cat([ids, torch.zeros(1, 9, dtype=torch.int64)], dim=1)
     mask = (padded != 0).long()
@@ -61,25 +63,15 @@ def test_a_foreign_or_incomplete_checkpoint_is_refused_by_tensor() -> None:
     source = Path("umt5.safetensors")
     missing = {k: v for k, v in tensors.items() if k != "blocks.1.attn.q.weight"}
     with pytest.raises(CorruptWeights, match=r"umt5.safetensors: tensor blocks.1.attn.q.weight is missing"):
-        UMT5TextEncoder(SMALL).load_official(missing, source, torch.float32)
+        UMT5TextEncoder(SMALL).fill(of_tensors(missing, source), torch.float32)
     wrong = {**tensors, "norm.weight": torch.ones(65)}
     with pytest.raises(CorruptWeights, match=r"norm.weight expected \[64\], found \[65\]"):
-        UMT5TextEncoder(SMALL).load_official(wrong, source, torch.float32)
+        UMT5TextEncoder(SMALL).fill(of_tensors(wrong, source), torch.float32)
 
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    text = folder / "text.txt"
-    text.write_text(
-        "a red kite over the dunes\n一只红色的风筝飞过沙丘\nthe blue sea at night\n" * 20, encoding="utf-8"
-    )
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False,
-        character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
-    return folder
+    return save_tokenizer(tmp_path_factory.mktemp("text") / "tokenizer")
 
 
 def test_the_tokenizer_pads_ends_and_cuts(tokenizer_folder: Path) -> None:
@@ -138,3 +130,25 @@ def test_a_folder_that_takes_nothing_costs_no_render(tmp_path: Path) -> None:
     cache = TextCache(blocked / "text", "w")
     cache.put("x", torch.ones(2, 2))
     assert cache.get("x") is None
+
+
+def test_a_prompt_is_encoded_once_and_only_its_real_tokens(tokenizer_folder: Path, tmp_path: Path) -> None:
+    encoder = text_encoder()
+    seen: list[int] = []
+    handle = encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    try:
+        text = WanText(WanTokenizer(tokenizer_folder, 24), encoder, "cpu", TextCache(tmp_path / "kept", "w"))
+        with torch.no_grad():
+            first = text.encode(["a red kite", ""])
+            again = WanText(text.tokenizer, encoder, "cpu", TextCache(tmp_path / "kept", "w")).encode(
+                ["a  red kite"]
+            )
+            ids, mask = text.tokenizer(["a red kite"])
+            padded = encoder.forward(ids, mask)
+    finally:
+        handle.remove()
+    assert len(seen) == 2
+    assert max(seen) < 24
+    assert torch.equal(again[0], first[0])
+    torch.testing.assert_close(first[:1], padded, rtol=1e-4, atol=1e-5)
+    assert (first[1, 1:] == 0).all()  # no words: the end mark alone

@@ -22,6 +22,7 @@ from farm.ops.checks.finding import Finding, Verdict, failed
 from farm.settings import load_settings
 from farm.storage.folder import FolderStore
 from farm.storage.store import Store
+from model.library import Library
 from tests.cli.command import Command
 from tests.cluster import fake_nvml
 
@@ -231,13 +232,22 @@ def test_open_files(limit: int, verdict: Verdict) -> None:
     said(machine.check_open_files(limit), verdict)
 
 
-def test_models() -> None:
-    assert models.read_models()["demo-t2v"] > 1 << 20
-    (found,) = models.check_models({"demo-t2v": 11 << 20}, "demo-t2v")
+def test_models(tmp_path: Path) -> None:
+    sizes, faults = models.read_models(Library(tmp_path / "none"))
+    assert sizes["demo-t2v"] > 1 << 20
+    assert not faults
+    (found,) = models.check_models({"demo-t2v": 11 << 20}, [], "demo-t2v")
     said(found, Verdict.OK, "demo-t2v, 11 MiB")
-    there, missing = models.check_models({"demo-t2v": 11 << 20}, "wan2.1-t2v-14b")
+    there, missing = models.check_models({"demo-t2v": 11 << 20}, [], "wan2.1-t2v-14b")
     said(there, Verdict.OK)
     said(missing, Verdict.FAILED, "wan2.1-t2v-14b", "demo-t2v")
+
+
+def test_a_damaged_part_of_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "wan2.1-vae").mkdir()
+    (tmp_path / "wan2.1-vae" / "manifest.json").write_text("{")
+    found = models.check_models(*models.read_models(Library(tmp_path)), "demo-t2v")
+    said(found[-1], Verdict.WARNING, "wan2.1-vae/manifest.json", "not a manifest")
 
 
 def test_a_database_is_reached_and_its_clock_compared(tmp_path: Path) -> None:

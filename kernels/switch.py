@@ -1,0 +1,82 @@
+"""The one place that decides between a Triton kernel and its torch reference.
+
+A CPU always gets the reference; a CUDA card gets the kernel where there is one for its inputs. To force one:
+TURBOFARM_KERNELS=reference or fast, or `use(...)` from code.
+"""
+
+import importlib.util
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kernels import reference
+
+VARIABLE = "TURBOFARM_KERNELS"
+OLDEST = (8, 0)  # compute capability of the first cards with bfloat16 products
+
+Choice = Literal["reference", "fast"]
+_chosen: Choice | None = None
+
+
+def use(choice: Choice | None) -> None:
+    """Force the reference or the kernels from now on, above the environment; None leaves it to the inputs."""
+    global _chosen
+    _chosen = choice
+
+
+def forced() -> Choice | None:
+    """What `use` or the environment asks for. Raises ValueError where the variable says anything else."""
+    asked = _chosen or os.environ.get(VARIABLE) or None
+    if asked == "reference" or asked == "fast" or asked is None:
+        return asked
+    raise ValueError(f"{VARIABLE}={asked}: say reference or fast, or leave it unset")
+
+
+def sparse_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor | None, topk: float
+) -> Tensor:
+    """`kernels.reference.sparse_linear_attention`, by the fastest means that its inputs allow.
+
+    Raises ValueError where the kernel is forced on inputs that it cannot take.
+    """
+    choice = forced()
+    if choice == "reference" or (choice is None and q.device.type != "cuda"):
+        return reference.sparse_linear_attention(q, k, v, proj_weight, proj_bias, topk)
+    obstacle = sparse_linear_obstacle(q, k, v, proj_weight, proj_bias)
+    if obstacle is None:
+        from kernels.attention import sparse_linear  # loads Triton, which not every machine has
+
+        return sparse_linear.sparse_linear_attention(q, k, v, proj_weight, proj_bias, topk)
+    if choice == "fast":
+        raise ValueError(f"the sparse-linear attention kernel cannot run: {obstacle}")
+    return reference.sparse_linear_attention(q, k, v, proj_weight, proj_bias, topk)
+
+
+def sparse_linear_obstacle(
+    q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor | None
+) -> str | None:
+    """Why the kernel cannot take these inputs; None where it can."""
+    if q.shape[-1] not in (64, 128):
+        return f"head_dim is {q.shape[-1]}, not 64 or 128"
+    if q.dtype not in (torch.bfloat16, torch.float16, torch.float32) or not q.dtype == k.dtype == v.dtype:
+        return f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}, not one of bfloat16, float16, float32"
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (q, k, v, proj_weight, proj_bias)
+    ):
+        return "gradients are wanted and the kernel computes forward only"
+    return device_obstacle(q.device)
+
+
+def device_obstacle(device: torch.device) -> str | None:
+    """Why Triton kernels cannot run on a device; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type != "cuda":
+        interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+        return None if interpreted else f"the device is {device.type}, not a CUDA card"
+    if torch.version.cuda is None:
+        return "this build of torch is not for CUDA"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if (major, minor) >= OLDEST else f"compute capability is {major}.{minor}, below 8.0"
