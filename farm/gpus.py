@@ -1,5 +1,6 @@
-"""What NVML says about the GPUs that this process may use; the only room that knows pynvml."""
+"""What NVML says about this machine's GPUs and their driver; the only room that knows pynvml."""
 
+import importlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,26 @@ class Gpu:
     memory_used: int
 
 
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process with memory on a GPU. `pid` is the host's: inside a container it may mean nobody."""
+
+    gpu: str  # uuid
+    pid: int
+    name: str
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Driver:
+    """`version` None: there is none that answers; `fault` says what NVML said."""
+
+    version: str | None
+    fault: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
+
+
 def visible() -> list[Gpu]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; [] without a GPU, a driver or pynvml."""
     return select(installed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -24,10 +45,9 @@ def visible() -> list[Gpu]:
 def installed() -> list[Gpu]:
     """Every GPU of the machine, as NVML orders them."""
     try:
-        import pynvml  # pyright: ignore[reportMissingTypeStubs]
+        nvml = _nvml()
     except ImportError:
         return []
-    nvml: Any = pynvml  # the package carries no types
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:  # no driver, or no device behind it
@@ -36,6 +56,26 @@ def installed() -> list[Gpu]:
         return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
     except nvml.NVMLError:
         return []
+    finally:
+        nvml.nvmlShutdown()
+
+
+def driver() -> Driver:
+    """Everything at once, for those who look what is wrong."""
+    try:
+        nvml = _nvml()
+    except ImportError:
+        return Driver(None, "the Python package nvidia-ml-py is not installed")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return Driver(None, str(error))
+    try:
+        gpus = tuple(_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        processes = tuple(process for gpu in gpus for process in _processes(nvml, gpu))
+        return Driver(_text(nvml.nvmlSystemGetDriverVersion()), "", gpus, processes)
+    except nvml.NVMLError as error:
+        return Driver(None, str(error))
     finally:
         nvml.nvmlShutdown()
 
@@ -61,6 +101,23 @@ def _named(gpus: list[Gpu], entry: str) -> Gpu | None:
         return gpus[int(entry)] if int(entry) < len(gpus) else None
     matches = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
     return matches[0] if len(matches) == 1 else None
+
+
+def _nvml() -> Any:
+    # FARM_NVML names another module of the same functions: a machine with GPUs that only tests know.
+    return importlib.import_module(os.environ.get("FARM_NVML", "pynvml"))
+
+
+def _processes(nvml: Any, gpu: Gpu) -> list[GpuProcess]:
+    found: list[GpuProcess] = []
+    handle = nvml.nvmlDeviceGetHandleByIndex(gpu.index)
+    for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+        try:
+            name = _text(nvml.nvmlSystemGetProcessName(process.pid))
+        except nvml.NVMLError:  # it has just ended, or is another container's
+            name = "unknown"
+        found.append(GpuProcess(gpu.uuid, int(process.pid), name, process.usedGpuMemory))
+    return found
 
 
 def _read(nvml: Any, index: int) -> Gpu:

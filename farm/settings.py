@@ -6,6 +6,7 @@ The client (`farm submit`, ...) does not read this: it knows only FARM_URL.
 import hashlib
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from functools import cached_property
@@ -51,6 +52,11 @@ class Settings(BaseSettings):
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")
     ray_address: str = Field(default="", description="host:port of Ray's head; `farm up` starts one and sets it")
+    # For a farm of several machines. Every other address than 127.0.0.1 opens Ray's ports on all interfaces.
+    listen: str = Field(default="127.0.0.1", description="address of this machine that other nodes reach")
+    ray_port: int = Field(default=7861, ge=1, le=65535, description="where render nodes join the server")
+    token_file: str = Field(default="", description="the secret that the nodes of a farm share")
+    node: str = Field(default="", max_length=200, description="name of this machine; default: its host name")
 
     @classmethod
     def settings_customise_sources(
@@ -83,6 +89,8 @@ class Settings(BaseSettings):
         # The children run in home: what is relative to the caller's folder must not change its meaning there.
         if "://" not in data["store"]:
             data["store"] = str(_absolute(data["store"]))
+        if data.get("token_file"):
+            data["token_file"] = str(_absolute(data["token_file"]))
         path = str(data["database_url"]).removeprefix("sqlite:///")
         if path != data["database_url"] and path not in ("", ":memory:"):
             data["database_url"] = f"sqlite:///{_absolute(path)}"
@@ -99,6 +107,15 @@ class Settings(BaseSettings):
         """Where a person on this machine finds the page."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
+    @property
+    def node_name(self) -> str:
+        return self.node or socket.gethostname()
+
+    @property
+    def ray_token(self) -> Path:
+        """A secret of one run, unless the farm spans several machines."""
+        return Path(self.token_file) if self.token_file else self.run_dir / "ray-token"
 
     @property
     def run_dir(self) -> Path:

@@ -41,7 +41,7 @@ def up(home: Path | None, port: int | None, workers: int | None, model: str | No
 @click.command()
 @HOME
 def down(home: Path | None) -> None:
-    """Stop the farm of this folder. Jobs under way go back into the queue."""
+    """Stop what runs on this folder: a farm, a server or a render node. Jobs under way go back into the queue."""
     settings = server_settings(home=home)
     from farm.cluster import supervisor
 
@@ -85,11 +85,11 @@ def _tell(url: str, health: Json) -> None:
     output.data(f"models   {', '.join(health['models']) or 'none installed'}")
     if health["workers"]:
         rows = [
-            [w["id"], w["device"], w["state"], w["job"] or "-", str(w["jobs_done"]), str(w["pid"])]
+            [w["id"], w["node"], w["device"], w["state"], w["job"] or "-", str(w["jobs_done"]), str(w["pid"])]
             for w in health["workers"]
         ]
         output.data()
-        output.table(rows, ["worker", "device", "state", "job", "done", "pid"])
+        output.table(rows, ["worker", "node", "device", "state", "job", "done", "pid"])
     else:
         output.data("workers  none: jobs wait until one is there")
 

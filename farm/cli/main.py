@@ -25,8 +25,11 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "batch": ("batch", "batch", "Many prompts at once.", "Videos"),
     "up": ("farm", "up", "Start a farm on this machine.", "Farm"),
     "down": ("farm", "down", "Stop it.", "Farm"),
+    "serve": ("nodes", "serve", "Start the server of a farm of several machines.", "Farm"),
+    "worker": ("nodes", "worker", "Let this machine render for a server.", "Farm"),
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
     "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
+    "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }

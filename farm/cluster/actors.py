@@ -8,7 +8,8 @@ import ray
 import ray.exceptions
 
 from farm.cluster.gpu_worker import GpuWorker, WorkerStatus
-from farm.cluster.slots import NAMESPACE, Slot, slots_in, threads_for
+from farm.cluster.node_settings import farm_wide
+from farm.cluster.slots import NAMESPACE, Slot, slots_in
 from farm.domain.job import Assignment
 from farm.settings import Settings
 
@@ -42,19 +43,17 @@ class Actors:
         return [slot for node in nodes if node["Alive"] for slot in slots_in(node["Resources"])]
 
     def employ(self, slot: Slot) -> Any:
-        """The slot's worker: the one that lives there, else a new one. Returns at once."""
-        threads = str(threads_for(slot, self._settings))
+        """The slot's worker: the one that lives there, else a new one, on the slot's node. Returns at once."""
         return self._kind.options(
             name=slot.actor_name, lifetime="detached", get_if_exists=True,
             max_restarts=0, max_task_retries=0, max_concurrency=_CALLS_AT_ONCE,
             num_cpus=0, num_gpus=1 if slot.is_gpu else 0, resources={slot.resource: 1},
             runtime_env={"env_vars": {
                 "CUDA_VISIBLE_DEVICES": slot.gpu if slot.is_gpu else "",
-                "OMP_NUM_THREADS": threads,  # Ray would set 1
                 # glibc's arena per thread holds up to 6 % more after one job than after the next (measured).
                 "MALLOC_ARENA_MAX": "1",
             }},
-        ).remote(self._settings, slot)  # fmt: skip
+        ).remote(farm_wide(self._settings), slot)  # fmt: skip
 
     def watch(self, actor: Any, seen: int, seconds: float, wake: Callable[[], None]) -> "Future[WorkerStatus]":
         return _future(actor.wait_change.remote(seen, seconds), wake)

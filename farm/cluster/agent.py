@@ -40,6 +40,10 @@ class _Heard:
     def key(self) -> tuple[str | None, int]:
         return self.message.beat.job, self.message.beat.epoch
 
+    @property
+    def fresh(self) -> bool:
+        return time.monotonic() - self.at < min(_FRESH, self.message.lease_ttl / 3)
+
 
 class Agent:
     """Two threads: one answers every beat at once, the other talks to the database and may wait for it."""
@@ -54,7 +58,6 @@ class Agent:
         self._poked = False
         self._leaving = False
         self._stopped = threading.Event()
-        self._fresh = min(_FRESH, settings.lease_ttl / 3)
 
     def run(self) -> None:
         """Until `stop`. Binds the agent's socket."""
@@ -119,7 +122,7 @@ class Agent:
             self._due.clear()
             poked, self._poked = self._poked, False
             try:
-                if news or time.monotonic() - renewed_at >= self._settings.renew_every:
+                if news or time.monotonic() - renewed_at >= self._renew_every():
                     renewed_at = time.monotonic()
                     self._renew()
                 elif self._somebody_cancelled():
@@ -140,7 +143,7 @@ class Agent:
     def _renew(self) -> None:
         with self._lock:
             self._forget_silent()
-            fresh = [h for h in self._heard.values() if time.monotonic() - h.at < self._fresh]
+            fresh = [h for h in self._heard.values() if h.fresh]
         if not fresh:
             return
         beats = [heard.message.beat for heard in fresh]
@@ -148,9 +151,17 @@ class Agent:
         working = [heard for heard in fresh if heard.message.beat.job is not None]
         if not working:
             return
-        orders = leases.renew(self._db, [h.message.beat for h in working], self._settings.lease_ttl)
-        for heard in working:
-            self._bring(heard, orders[heard.message.beat.job or "", heard.message.beat.epoch])
+        for ttl in {heard.message.lease_ttl for heard in working}:  # one, but while the farm's is being changed
+            alike = [heard for heard in working if heard.message.lease_ttl == ttl]
+            orders = leases.renew(self._db, [h.message.beat for h in alike], ttl)
+            for heard in alike:
+                self._bring(heard, orders[heard.message.beat.job or "", heard.message.beat.epoch])
+
+    def _renew_every(self) -> float:
+        """Often enough for the shortest lease that a worker here counts on."""
+        with self._lock:
+            shortest = min((h.message.lease_ttl for h in self._heard.values()), default=self._settings.lease_ttl)
+        return min(self._settings.renew_every, shortest / 3)
 
     def _bring(self, renewed: _Heard, order: Order) -> None:
         """What the database said goes to the worker now, not with the answer to its next beat."""
@@ -177,14 +188,14 @@ class Agent:
         return False
 
     def _forget_silent(self) -> None:
-        horizon = time.monotonic() - 4 * self._settings.lease_ttl
-        for worker in [w for w, heard in self._heard.items() if heard.at < horizon]:
+        now = time.monotonic()
+        for worker in [w for w, h in self._heard.items() if now - h.at > 4 * h.message.lease_ttl]:
             del self._heard[worker]
 
     def _staffed(self) -> bool:
         """Whether a worker is still there; each says farewell when it ends."""
         with self._lock:
-            return any(time.monotonic() - heard.at < self._fresh for heard in self._heard.values())
+            return any(heard.fresh for heard in self._heard.values())
 
 
 def main() -> None:

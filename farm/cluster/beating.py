@@ -55,7 +55,7 @@ class Beater:
             return  # it never began: nobody knows of this worker
         self._thread.join(timeout=2 * self._settings.beat_every)
         beat, _ = self._look()
-        farewell = SentBeat(replace(beat, state=workers.GONE), steady_clock(), self._reply)
+        farewell = self._message(replace(beat, state=workers.GONE))
         send(self._settings.agent_socket, farewell.encode())
 
     def _run(self) -> None:
@@ -75,7 +75,7 @@ class Beater:
         if claim is not None:
             claim.changed.clear()  # before the look that is sent: what moves after it is news again
         beat, claim = self._look()
-        message = SentBeat(beat, steady_clock(), self._reply)
+        message = self._message(beat)
         with contextlib.suppress(OSError):  # no agent, or one too busy to read: seen by its silence
             answers.setblocking(False)
             answers.sendto(message.encode(), str(self._settings.agent_socket))
@@ -86,6 +86,9 @@ class Beater:
         if silent != self._agent_silent:
             self._agent_silent = silent
             self._log.warning("agent_silent" if silent else "agent_back")
+
+    def _message(self, beat: Beat) -> SentBeat:
+        return SentBeat(beat, steady_clock(), self._reply, self._settings.lease_ttl)
 
     def _listen_until_next(self, answers: socket.socket, claim: Claim | None) -> None:
         """Hears answers until the next beat is due: after a second, or sooner if there is news."""

@@ -14,14 +14,21 @@ LARGEST = 65536  # bytes of a datagram, far above what a beat needs
 
 @dataclass(frozen=True)
 class SentBeat:
-    """A beat, the worker's clock when it was sent, and the socket that its answer goes to."""
+    """A beat, the worker's clock when it was sent, the socket that its answer goes to, and the lease it counts on.
+
+    lease_ttl: of the farm, as the dispatcher told the worker; the agent's own settings may not know it.
+    """
 
     beat: Beat
     sent: float
     reply: Path
+    lease_ttl: float
 
     def encode(self) -> bytes:
-        return json.dumps({"beat": asdict(self.beat), "sent": self.sent, "reply": str(self.reply)}).encode()
+        message = {
+            "beat": asdict(self.beat), "sent": self.sent, "reply": str(self.reply), "lease_ttl": self.lease_ttl
+        }  # fmt: skip
+        return json.dumps(message).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> "SentBeat":
@@ -33,7 +40,7 @@ class SentBeat:
             progress: dict[str, Any] = dict(fields["progress"])
             progress["stage"] = StageName(progress["stage"])
             fields["progress"] = Progress(**progress)
-        return cls(Beat(**fields), float(message["sent"]), Path(message["reply"]))
+        return cls(Beat(**fields), float(message["sent"]), Path(message["reply"]), float(message["lease_ttl"]))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The processes of a farm on one machine: how each is started, kept alive and stopped."""
+"""The processes of one machine of a farm: how each is started, kept alive and stopped."""
 
 import os
 import signal
@@ -28,19 +28,32 @@ class ChildSpec:
 
 
 def children_of(settings: Settings) -> list[ChildSpec]:
-    """In the order of starting."""
+    """Of `farm up`, in the order of starting; stopped in the opposite one, so that jobs are given back first."""
     port = int(settings.ray_address.rpartition(":")[2])
-
-    def module(name: str) -> list[str]:
-        return [sys.executable, "-m", name]
-
     return [
         # A driver of a cluster that is gone would only notice after a minute.
         ChildSpec("ray", ray_node.start_command(settings, port), 5.0, takes_along=("dispatcher",)),
-        ChildSpec("api", module("farm.api.server"), 5.0),
-        ChildSpec("agent", module("farm.cluster.agent"), 15.0),
-        ChildSpec("dispatcher", module("farm.cluster.dispatcher"), 5.0),
+        ChildSpec("api", _module("farm.api.server"), 5.0),
+        ChildSpec("agent", _module("farm.cluster.agent"), 15.0),
+        ChildSpec("dispatcher", _module("farm.cluster.dispatcher"), 5.0),
     ]
+
+
+def children_of_server(settings: Settings) -> list[ChildSpec]:
+    """Of `farm serve`: an agent only where there are workers to hear."""
+    return [child for child in children_of(settings) if child.name != "agent" or settings.workers]
+
+
+def children_of_node(settings: Settings) -> list[ChildSpec]:
+    """Of `farm worker`."""
+    return [
+        ChildSpec("ray", ray_node.join_command(settings), 5.0),
+        ChildSpec("agent", _module("farm.cluster.agent"), 15.0),
+    ]
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
 
 
 class Child:

@@ -1,6 +1,5 @@
 """What the death of a worker's process means: its claims end at once, and nobody counts on it any more."""
 
-import socket
 from datetime import UTC, datetime, timedelta
 
 from farm.cluster import processes
@@ -19,12 +18,12 @@ def bury(settings: Settings, db: Database, worker: str, cause: str, log: Log) ->
 
 
 def bury_forgotten(settings: Settings, db: Database, log: Log) -> int:
-    """Workers of this machine that died while no dispatcher watched them: Ray or the whole farm was killed."""
+    """Workers of this node that died while no dispatcher watched them: Ray or the whole farm was killed."""
     silent_since = datetime.now(UTC) - timedelta(seconds=2 * settings.renew_every)
     dead = [
         worker
         for worker in workers.find(db, gone_within=0.0)
-        if worker.node == socket.gethostname()
+        if worker.node == settings.node_name
         # A process may be invisible from here (another container); one that also says nothing is gone.
         and worker.heartbeat_at < silent_since
         and processes.started(worker.pid) is None

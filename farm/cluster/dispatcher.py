@@ -66,11 +66,7 @@ class Dispatcher:
 
     def look(self) -> None:
         """One round. Raises FarmError while the database is away."""
-        for slot in self._actors.slots():
-            if slot.resource not in self._posts:
-                self._posts[slot.resource] = self._new_post(slot)
-        for post in self._posts.values():
-            post.look()
+        self._keep_posts()
         leases.due(self._db)
         if bury_forgotten(self._settings, self._db, self._log):
             self._wake.set()
@@ -79,6 +75,19 @@ class Dispatcher:
         if steady_clock() >= self._prune_at:
             self._prune_at = steady_clock() + _PRUNE_EVERY
             events.prune(self._db)
+
+    def _keep_posts(self) -> None:
+        """A post for every slot of a living node. One whose node has gone stays until its dead are buried."""
+        present = {slot.resource: slot for slot in self._actors.slots()}
+        for resource, slot in present.items():
+            if resource not in self._posts:
+                self._posts[resource] = self._new_post(slot)
+                self._log.info("slot_joined", slot=resource)
+        for resource, post in list(self._posts.items()):
+            post.look(node_lives=resource in present)
+            if resource not in present and post.vacant:
+                del self._posts[resource]
+                self._log.info("slot_left", slot=resource)
 
     def _new_post(self, slot: Slot) -> Post:
         return Post(slot, self._settings, self._actors, self._db, self._wake.set, self._log)

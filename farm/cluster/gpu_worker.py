@@ -4,16 +4,16 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from farm.cluster import device
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim
+from farm.cluster.node_settings import settings_here
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.cluster.slots import Slot, gpu_of, threads_for
@@ -26,7 +26,6 @@ from farm.domain.states import Order, Outcome
 from farm.domain.worker import Beat, NewWorker
 from farm.models.on_disk import on_disk
 from farm.ops.logging import start_log
-from farm.settings import Settings
 from farm.storage.store import open_store
 from model.errors import ModelError
 from model.library import Library
@@ -39,20 +38,26 @@ _LAST_WORDS = 8.0  # seconds for the step in hand, and for giving its job back
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What the dispatcher sees. `version` grows with every change; `ready` takes an offer."""
+    """What the dispatcher sees. `version` grows with every change; `ready` takes an offer.
+
+    leaving: its node goes down, so it ends and nobody need come after it.
+    """
 
     version: int
     worker: str
     pid: int
     ready: bool
     jobs_done: int
+    leaving: bool = False
 
 
 class GpuWorker:
     """Ray's threads only look or hand over; the render thread works; the beat thread reports."""
 
-    def __init__(self, settings: Settings, slot: Slot) -> None:
-        self._settings = settings
+    def __init__(self, farm_wide: Mapping[str, Any], slot: Slot) -> None:
+        self._settings = settings = settings_here(farm_wide)
+        # Ray has set 1. It is read when the tensor library is loaded, which has not happened yet.
+        os.environ["OMP_NUM_THREADS"] = str(threads_for(slot, settings))
         self._slot = slot
         self._id = uuid.uuid4().hex
         # By slot, so that a worker finds and removes what one that was killed has left.
@@ -66,6 +71,7 @@ class GpuWorker:
         self._state = "starting"
         self._claim: Claim | None = None
         self._leaving = False
+        self._node_leaves = False
         self._jobs_done = 0
         self._beater = Beater(settings, self._id, self._look, self._leave, self._log)
         _on_sigterm(self._end)
@@ -86,7 +92,9 @@ class GpuWorker:
         """The status as soon as it differs from version `seen`, or after `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: self._version != seen, timeout=seconds)
-            return WorkerStatus(self._version, self._id, os.getpid(), self._ready, self._jobs_done)
+            return WorkerStatus(
+                self._version, self._id, os.getpid(), self._ready, self._jobs_done, self._node_leaves
+            )
 
     # -- the beat thread ---------------------------------------------------------------------------
 
@@ -103,6 +111,7 @@ class GpuWorker:
     def _leave(self, leaving: bool) -> None:
         """The node goes down: give back what runs, take nothing more, and end."""
         if leaving and not self._leaving:
+            self._node_leaves = True
             threading.Thread(target=self._end, name="end", daemon=True).start()
 
     # -- the render thread -------------------------------------------------------------------------
@@ -206,8 +215,9 @@ class GpuWorker:
 
     def _introduction(self) -> NewWorker:
         gpu = gpu_of(self._slot)
-        name = gpu.name if gpu is not None else f"CPU, {threads_for(self._slot, self._settings)} threads"
-        return NewWorker(self._id, socket.gethostname(), self._slot.gpu, name, os.getpid())
+        threads = threads_for(self._slot, self._settings)
+        name = gpu.name if gpu is not None else f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+        return NewWorker(self._id, self._settings.node_name, self._slot.gpu, name, os.getpid())
 
     def _end(self) -> None:
         self._log.info("worker_ends")

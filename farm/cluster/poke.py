@@ -17,9 +17,13 @@ def poke(settings: Settings) -> None:
 
 def dispatcher_listens(settings: Settings) -> bool:
     """Whether a dispatcher lives here: it binds its socket once Ray and the database answered."""
+    return is_listening(settings.dispatcher_socket)
+
+
+def is_listening(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(str(settings.dispatcher_socket))  # refused where only a dead one's file is left
+            probe.connect(str(path))  # refused where only a dead one's file is left
         except OSError:
             return False
     return True

@@ -17,6 +17,7 @@ from farm.ops.logging import Log
 from farm.settings import Settings
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.25, 30.0
+_NODE_LEAVES = 20.0  # seconds that a node which has said farewell gets until nobody is sent there any more
 _SETTLED = 60.0  # seconds of life, or one finished job, after which a death is no longer one of a series
 
 
@@ -58,16 +59,23 @@ class Post:
     def idle(self) -> bool:
         return self._status is not None and self._status.ready and self._given is None
 
-    def look(self) -> None:
+    @property
+    def vacant(self) -> bool:
+        """Nobody is here, and everybody who died here is buried."""
+        return self._actor is None and not self._deaths
+
+    def look(self, node_lives: bool) -> None:
         """Hires, hears and buries. Raises FarmError while the database is away; nothing is lost by that."""
         self._tell_deaths()
         if self._actor is None:
-            if steady_clock() >= self._employ_at:
+            if node_lives and steady_clock() >= self._employ_at:
                 self._employ()
             return
         try:
             self._hear_offer()
             self._hear_status()
+            if not node_lives:
+                self._leave_no_ghost()
         except ActorDied as death:
             self._bury(str(death))
             self._tell_deaths()
@@ -89,6 +97,12 @@ class Post:
             self._log.warning("worker_frozen", worker=self.worker_id)
             self._heard_at = steady_clock()  # its node needs some seconds to end it
             self._actors.kill(self._actor)
+
+    def _leave_no_ghost(self) -> None:
+        """Ray tells of a lost node's actors by itself; not of one that it was still about to place there."""
+        if self._status is None or steady_clock() - self._heard_at > self._settings.lease_ttl:
+            self._actors.kill(self._actor)
+            raise ActorDied("its node is gone")
 
     def _employ(self) -> None:
         self._actor = self._actors.employ(self._slot)
@@ -133,7 +147,8 @@ class Post:
             self._deaths.append(_Death(status.worker, f"the worker's process (pid {status.pid}) died"))
         settled = steady_clock() - self._born_at > _SETTLED or (status is not None and status.jobs_done > 0)
         self._backoff = _FIRST_BACKOFF if settled else min(_LONGEST_BACKOFF, 2 * self._backoff or _FIRST_BACKOFF)
-        self._employ_at = steady_clock() + self._backoff
+        node_leaves = status is not None and status.leaving
+        self._employ_at = steady_clock() + (_NODE_LEAVES if node_leaves else self._backoff)
         self._actor = self._watch = self._status = self._given = self._offer = None
 
     def _tell_deaths(self) -> None:

@@ -1,6 +1,5 @@
 """Where a worker can run: a slot per GPU of a node, which Ray knows as the resource `gpu:<uuid>`."""
 
-import socket
 from dataclasses import dataclass
 
 from farm.cluster.device import usable_cores
@@ -40,7 +39,7 @@ def slots_here(settings: Settings) -> list[Slot]:
     if gpus:
         return [Slot(f"gpu:{gpu.uuid}") for gpu in gpus[: settings.workers]]
     count = 1 if settings.workers is None else settings.workers
-    return [Slot(f"cpu:{socket.gethostname()}:{n}") for n in range(count)]
+    return [Slot(f"cpu:{settings.node_name}:{n}") for n in range(count)]
 
 
 def slots_in(resources: dict[str, float]) -> list[Slot]:

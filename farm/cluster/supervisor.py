@@ -1,6 +1,10 @@
-"""`farm up`, `farm down`, `farm status` of one machine: children are started, kept alive, and all ended."""
+"""`farm up`, `farm down`, `farm status` of one machine: children are started, kept alive, and all ended.
+
+`farm serve` and `farm worker` (nodes.py) are other sets of children under the same supervisor.
+"""
 
 import contextlib
+import errno
 import http.client
 import os
 import secrets
@@ -8,7 +12,8 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -43,7 +48,21 @@ def up(
     Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, StorageUnavailable, SchemaOutdated,
     ChildCannotStart.
     """
-    _probe_model(settings)
+    probe_model(settings)
+    with folder_held(settings) as (lock, log):
+        probe_port(settings.host, settings.port, "--port")
+        open_store(settings.store)
+        settings = settings.model_copy(
+            update={"ray_address": f"{ray_node.LOOPBACK}:{ray_node.free_port()}", "listen": ray_node.LOOPBACK}
+        )
+        ray_node.make_token(settings)
+        log.info("migrated", revision=migrate(settings.database_url))
+        Supervisor(settings, children(settings), lock, say, log).run(until_page_answers(settings))
+
+
+@contextmanager
+def folder_held(settings: Settings) -> Generator[tuple[FarmLock, Log]]:
+    """The farm's folder, writable and nobody else's, rid of what an earlier supervisor has left there."""
     settings.make_folders()
     _probe_folder(settings)
     lock = FarmLock(settings)
@@ -51,18 +70,28 @@ def up(
         log = start_log("supervisor", settings.log_dir, settings.log_level)
         if lock.before is not None:
             log.info("leftovers_ended", children=end_leftovers(lock.before.children))
-        _probe_port(settings)
-        open_store(settings.store)
-        settings = settings.model_copy(update={"ray_address": f"127.0.0.1:{ray_node.free_port()}"})
         # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
         shutil.rmtree(settings.ray_dir, ignore_errors=True)
+        (settings.run_dir / "ray-token").unlink(missing_ok=True)
         settings.make_folders()
-        ray_node.make_token(settings)
-        log.info("migrated", revision=migrate(settings.database_url))
-        Supervisor(settings, children(settings), lock, say, log).run()
+        yield lock, log
     finally:
         settings.remove_fallback_folders()
         lock.release()
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When all is as it should be, and what is said then. `reached` may raise what makes waiting useless."""
+
+    reached: Callable[[], bool]
+    say: str
+
+
+def until_page_answers(settings: Settings, more: str = "") -> Goal:
+    """`more`: further lines for the person who started it."""
+    line = f"Running on local URL: {settings.url}"
+    return Goal(lambda: _answers_ready(settings), f"{line}\n{more}" if more else line)
 
 
 @dataclass(frozen=True)
@@ -80,16 +109,18 @@ def down(settings: Settings, patience: float = _DOWN_PATIENCE) -> Down:
     if not status.running:
         ended = end_leftovers(status.children)
         also = f"; ended what an earlier one had left: {', '.join(ended)}" if ended else ""
-        return Down(False, False, f"no farm is running on {settings.home}{also}")
+        return Down(False, False, f"nothing is running on {settings.home}{also}")
+    is_node = status.children and all(child.name != "api" for child in status.children)
+    what = f"the {'render node' if is_node else 'farm'} on {settings.home} (pid {status.pid})"
     with contextlib.suppress(ProcessLookupError):
         os.kill(status.pid, signal.SIGTERM)
     if processes.wait_until(lambda: not is_held(settings), patience):
-        return Down(True, False, f"the farm on {settings.home} (pid {status.pid}) is down")
+        return Down(True, False, f"{what} is down")
     with contextlib.suppress(ProcessLookupError):
         os.kill(status.pid, signal.SIGKILL)
     processes.wait_until(lambda: not is_held(settings), 5.0)
     end_leftovers(read_status(settings).children)
-    return Down(True, True, f"the farm on {settings.home} (pid {status.pid}) did not stop and was killed")
+    return Down(True, True, f"{what} did not stop and was killed")
 
 
 def status(settings: Settings) -> FarmStatus:
@@ -123,13 +154,13 @@ class Supervisor:
         self._written: FarmStatus | None = None
         self._not_ours: set[int] = set()
 
-    def run(self) -> None:
+    def run(self, goal: Goal) -> None:
         processes.adopt_orphans()
         self._not_ours = set(processes.own_children())
         stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, self._signalled) for number in stops}
         try:
-            self._keep()
+            self._keep(goal)
         finally:
             self._stop()
             for number, handler in before.items():
@@ -138,7 +169,7 @@ class Supervisor:
     def _signalled(self, *_: Any) -> None:
         self._signals += 1
 
-    def _keep(self) -> None:
+    def _keep(self, goal: Goal) -> None:
         deadline = time.monotonic() + _START_PATIENCE
         while not self._signals:
             for child in self._children.values():
@@ -147,15 +178,14 @@ class Supervisor:
             processes.reap_orphans({child.pid or 0 for child in self._children.values()})
             self._write()
             if not self._ready:
-                self._ready = self._answers_ready()
+                self._ready = goal.reached()
                 if self._ready:
                     self._write()
-                    line = f"Running on local URL: {self._settings.url}"
-                    self._log.info(line, url=self._settings.url)
-                    self._say(line)
+                    self._log.info(goal.say.partition("\n")[0], url=self._settings.url)
+                    self._say(goal.say)
                 elif time.monotonic() > deadline:
                     raise ChildCannotStart(
-                        f"the farm was not ready after {_START_PATIENCE:.0f} s",
+                        f"it was not ready after {_START_PATIENCE:.0f} s",
                         f"look into {self._settings.log_dir}",
                     )
             time.sleep(0.1)
@@ -167,17 +197,6 @@ class Supervisor:
             )
         for name in child.spec.takes_along:
             self._children[name].restart()
-
-    def _answers_ready(self) -> bool:
-        host = self._settings.url.removeprefix("http://").rpartition(":")[0].strip("[]")
-        connection = http.client.HTTPConnection(host, self._settings.port, timeout=2)
-        try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
 
     def _stop(self) -> None:
         """The last that were started first: no new work, then jobs are given back, then the rest."""
@@ -208,7 +227,19 @@ class Supervisor:
                 self._log.warning("status_not_written", error=str(error))
 
 
-def _probe_model(settings: Settings) -> None:
+def _answers_ready(settings: Settings) -> bool:
+    host = settings.url.removeprefix("http://").rpartition(":")[0].strip("[]")
+    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def probe_model(settings: Settings) -> None:
     """A farm whose own model is not here would refuse every job."""
     library = Library(settings.models)
     Models({preset.name: preset for preset in library.installed()}, settings.model, library.digest).choose(None)
@@ -232,23 +263,26 @@ def _probe_folder(settings: Settings) -> None:
             probe.unlink(missing_ok=True)
 
 
-def _probe_port(settings: Settings) -> None:
+def probe_port(host: str, port: int, option: str) -> None:
+    """Raises PortInUse naming its owner; `option` is the flag that chooses another."""
     try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
             probe.listen()
     except PermissionError as error:
         raise InvalidRequest(
-            f"port {settings.port} needs privileges", "choose a port above 1023 with --port", field="port"
+            f"port {port} needs privileges", f"choose a port above 1023 with {option}", field="port"
         ) from error
     except socket.gaierror as error:
-        raise InvalidRequest(f"host {settings.host!r} is no address of this machine", field="host") from error
+        raise InvalidRequest(f"host {host!r} is no address of this machine", field="host") from error
     except OSError as error:
-        owner = processes.port_owner(settings.port)
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InvalidRequest(f"host {host!r} is no address of this machine", field="host") from error
+        owner = processes.port_owner(port)
         raise PortInUse(
-            f"port {settings.port} on {settings.host} is in use" + (f" by {owner}" if owner else ""),
-            "stop that program, or choose another port with --port",
+            f"port {port} on {host} is in use" + (f" by {owner}" if owner else ""),
+            f"stop that program, or choose another port with {option}",
             field="port",
         ) from error

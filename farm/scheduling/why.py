@@ -88,7 +88,11 @@ def _no_worker(workers: Sequence[Worker], now: datetime) -> Reason | None:
     """Why no worker could take any job at all; None if one could, now or later."""
     present = [worker for worker in workers if worker.state != "gone"]
     if not present:
-        return Reason("no_worker", "No worker is running.", "the farm starts one; if none comes: farm status")
+        return Reason(
+            "no_worker",
+            "No worker is running.",
+            "the farm starts one, or a render node joins: farm status, farm doctor",
+        )
     heard = [worker for worker in present if _is_heard(worker, now)]
     if not heard:
         last = max(worker.heartbeat_at for worker in present)

@@ -1,10 +1,14 @@
 """A pipeline with the shape of model.pipeline and no model: what it does is written in the prompt.
 
 An image is shown throughout ("pad": between black bars).
-"gate=PATH": waits at step 3 until PATH exists. "oom", "fault", "black", "corrupt": fails so.
+"gate=PATH": waits at step 3 until PATH exists. "crowd=FOLDER": the worker notes itself there, in a file called
+as its GPU, and waits until six have. "oom", "fault", "black", "corrupt": fails so.
 """
 
 import hashlib
+import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +24,14 @@ DIGEST = hashlib.sha256(b"fake").hexdigest()
 
 
 class Pipeline:
-    def __init__(self, preset: Any) -> None:
+    def __init__(self, preset: Any, device: str) -> None:
         self.preset = preset
+        self.device = device
         self.digest = DIGEST
 
     @classmethod
     def load(cls, preset: Any, library: Any = None, device: str = "cpu") -> "Pipeline":
-        pipeline = cls(preset)
+        pipeline = cls(preset, device)
         if preset.weights is None:  # of a test's library, not of the package
             pipeline.digest = library.digest(preset)
         return pipeline
@@ -43,6 +48,7 @@ class Pipeline:
         for k in range(1, spec.steps + 1):
             if k == 3:
                 _act(spec.prompt, cancelled)
+                self._join_crowd(spec.prompt, cancelled)
             if cancelled():
                 raise RenderCancelled
             time.sleep(0.01)
@@ -55,6 +61,15 @@ class Pipeline:
         yield Frames(0, picture[:1])
         for first in range(1, spec.frames, 4):
             yield Frames(first, picture[first : first + 4])
+
+    def _join_crowd(self, prompt: str, cancelled: Callable[[], bool]) -> None:
+        for word in prompt.split():
+            if word.startswith("crowd="):
+                folder = Path(word.removeprefix("crowd="))
+                note = {"pid": os.getpid(), "device": self.device, "torch": "torch" in sys.modules}
+                (folder / os.environ["CUDA_VISIBLE_DEVICES"]).write_text(json.dumps(note))
+                while len(list(folder.iterdir())) < 6 and not cancelled():
+                    time.sleep(0.02)
 
 
 def _act(prompt: str, cancelled: Callable[[], bool]) -> None:

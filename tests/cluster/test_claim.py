@@ -55,9 +55,9 @@ def test_an_order_to_stop_is_not_taken_back_by_a_late_answer():
 
 def test_beats_and_answers_survive_the_wire():
     progress = Progress(StageName.DENOISE, 3, 16, preview_step=2, worker="w")
-    sent = SentBeat(Beat("w", "j", 2, progress, ("d",), "busy", 5, 1), 12.5, Path("/run/w.sock"))
+    sent = SentBeat(Beat("w", "j", 2, progress, ("d",), "busy", 5, 1), 12.5, Path("/run/w.sock"), 30.0)
     assert SentBeat.decode(sent.encode()) == sent
-    idle = SentBeat(Beat("w", None, 0, None, (), "idle", None, 0), 12.5, Path("/run/w.sock"))
+    idle = SentBeat(Beat("w", None, 0, None, (), "idle", None, 0), 12.5, Path("/run/w.sock"), 30.0)
     assert SentBeat.decode(idle.encode()) == idle
     answer = Answer("j", 2, Order.CANCEL, 12.5, leave=True)
     assert Answer.decode(answer.encode()) == answer

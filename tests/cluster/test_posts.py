@@ -1,0 +1,148 @@
+"""The dispatcher's posts as nodes come and go, without Ray: whom it employs, buries and forgets."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.exceptions
+
+from farm.cluster import post
+from farm.cluster.dispatcher import Dispatcher
+from farm.cluster.gpu_worker import WorkerStatus
+from farm.cluster.slots import Slot
+from farm.db import jobs, leases, workers
+from farm.db.engine import Database, migrate, open_database
+from farm.domain.states import JobState
+from farm.domain.worker import NewWorker
+from farm.ops.logging import start_log
+from farm.settings import load_settings
+from tests.db.conftest import LANE, submit_one
+
+
+@dataclass
+class PaperActors:
+    """Actors that answer what the test lets them say; `placed` are the slots whose actors came to life."""
+
+    nodes: dict[str, list[str]]
+    placed: set[str] = field(default_factory=set)
+    employed: list[str] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
+    watches: dict[str, "Future[WorkerStatus]"] = field(default_factory=dict)
+
+    def slots(self) -> list[Slot]:
+        return [Slot(slot) for slots in self.nodes.values() for slot in slots]
+
+    def employ(self, slot: Slot) -> str:
+        self.employed.append(slot.resource)
+        return slot.resource
+
+    def watch(self, actor: str, seen: int, seconds: float, wake: Callable[[], None]) -> "Future[WorkerStatus]":
+        future: Future[WorkerStatus] = Future()
+        self.watches[actor] = future
+        if actor in self.placed and seen < 0:
+            future.set_result(WorkerStatus(1, f"worker-{actor}", 4711, True, 0))
+        return future
+
+    def kill(self, actor: str) -> None:
+        self.killed.append(actor)
+
+    def leave(self, actor: str) -> None:
+        """Says that its node goes down, and ends."""
+        self.watches[actor].set_result(WorkerStatus(2, f"worker-{actor}", 4711, False, 0, leaving=True))
+
+    def die(self, actor: str) -> None:
+        self.watches[actor].set_exception(ray.exceptions.ActorDiedError())
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    migrate(f"sqlite:///{tmp_path}/farm.db")
+    db = open_database(f"sqlite:///{tmp_path}/farm.db")
+    yield db
+    db.close()
+
+
+def dispatcher_of(tmp_path: Path, db: Database, actors: Any) -> Dispatcher:
+    settings = load_settings(home=tmp_path)
+    settings.make_folders()
+    return Dispatcher(settings, db, actors, start_log("test", settings.log_dir))
+
+
+def posts(dispatcher: Dispatcher) -> set[str]:
+    return set(dispatcher._posts)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_lost_node_is_forgotten_once_its_dead_are_buried(tmp_path: Path, db: Database):
+    actors = PaperActors({"a": ["gpu:A"], "b": ["gpu:B"]}, placed={"gpu:A", "gpu:B"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    workers.register(db, NewWorker("worker-gpu:B", "b", "B", "GPU", 4711))
+    job = submit_one(db).id
+    assert leases.claim(db, "worker-gpu:B", LANE) is not None
+    for _ in range(2):
+        dispatcher.look()
+    del actors.nodes["b"]
+    dispatcher.look()
+    assert posts(dispatcher) == {"gpu:A", "gpu:B"}, "Ray has not told of the death yet"
+    actors.die("gpu:B")
+    dispatcher.look()
+    assert posts(dispatcher) == {"gpu:A"}
+    assert leases.held(db, "worker-gpu:B") == []
+    assert jobs.get(db, job).state is JobState.QUEUED
+    actors.nodes["b"] = ["gpu:B"]
+    dispatcher.look()
+    dispatcher.look()
+    assert actors.employed == ["gpu:A", "gpu:B", "gpu:B"]
+
+
+def test_a_worker_that_was_never_placed_goes_with_its_node(tmp_path: Path, db: Database):
+    """Ray would keep it waiting for a node with that GPU, and tell nobody."""
+    actors = PaperActors({"b": ["gpu:B"]})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    assert actors.employed == ["gpu:B"]
+    actors.nodes.clear()
+    dispatcher.look()
+    assert actors.killed == ["gpu:B"]
+    assert posts(dispatcher) == set()
+
+
+def test_a_node_that_says_farewell_gets_no_new_worker(
+    tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """Unless it stays all the same: then only its agent was started anew."""
+    clock = [1000.0]
+    monkeypatch.setattr(post, "steady_clock", lambda: clock[0])
+    actors = PaperActors({"b": ["gpu:B"]}, placed={"gpu:B"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    actors.leave("gpu:B")
+    dispatcher.look()
+    actors.die("gpu:B")
+    dispatcher.look()
+    clock[0] += 10.0
+    dispatcher.look()
+    assert actors.employed == ["gpu:B"]
+    clock[0] += 30.0
+    dispatcher.look()
+    assert actors.employed == ["gpu:B", "gpu:B"]
+
+
+def test_nobody_is_sent_to_a_node_that_has_gone(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch):
+    clock = [1000.0]
+    monkeypatch.setattr(post, "steady_clock", lambda: clock[0])
+    actors = PaperActors({"b": ["gpu:B"]}, placed={"gpu:B"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    actors.die("gpu:B")
+    dispatcher.look()
+    actors.nodes.clear()
+    clock[0] += 60.0  # its successor would be due
+    dispatcher.look()
+    assert actors.employed == ["gpu:B"]
+    assert posts(dispatcher) == set()
