@@ -21,7 +21,8 @@ def read(db: Database, after: int, limit: int = 500) -> tuple[list[Event], bool]
     """
     with db.read() as conn:
         # Two questions: asked as one, they read the whole table instead of its two ends.
-        oldest = conn.execute(select(events.c.id, events.c.kind).order_by(events.c.id).limit(1)).one_or_none()
+        first = select(func.min(events.c.id)).scalar_subquery()
+        oldest = conn.execute(select(events.c.id, events.c.kind).where(events.c.id == first)).one_or_none()
         newest = conn.scalar(select(func.max(events.c.id)))
         # The newest row is never pruned, so an empty table means that nothing has ever happened.
         if after > (newest or 0) or (oldest is not None and oldest.kind == _FORGOTTEN and after < oldest.id):

@@ -123,6 +123,8 @@ def translate(error: DBAPIError, url: URL) -> FarmError | None:
     orig = error.orig
     state: str = getattr(orig, "sqlstate", None) or ""
     said = str(orig).strip()
+    if "connection option" in said:
+        return DatabaseRefused(f"the address of {_where(url)}: {said}", "correct FARM_DATABASE_URL")
     if not state and isinstance(error, OperationalError | InterfaceError) and not _was_connected(said):
         return _not_connected(said, url)
     where = _where(url)
