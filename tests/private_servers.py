@@ -16,7 +16,13 @@ from farm.cluster import servers
 
 ROOT = Path(__file__).resolve().parents[1]
 # A power cut is not among the things that these tests bring about.
-CARELESS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
+CARELESS = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+    "file_copy_method=clone",
+)
 
 
 def until(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:

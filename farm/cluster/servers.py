@@ -17,14 +17,17 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, StorageUnavailable
+from farm.storage.s3 import S3Store
 
 _USER = _DATABASE = _BUCKET = "farm"
 _WEED_PORTS = (
     "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
     "filer.port.grpc", "admin.port", "admin.port.grpc",
 )  # fmt: skip
+_SECRETS = ("password", "access_key", "secret_key")
 # Below the range that the system takes ports of outgoing connections from: remembered ones stay free.
 _PORTS = range(20_000, 32_000)
 
@@ -147,7 +150,9 @@ class SeaweedFS:
         ]  # fmt: skip
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports["s3.port"]), 2):
+        """Its port opens before its bucket is there."""
+        with contextlib.suppress(StorageUnavailable):
+            S3Store(self.url, (self.access_key, self.secret_key)).check()
             return True
         return False
 
@@ -171,22 +176,15 @@ class Servers:
         folder = home / "servers"
         folder.mkdir(parents=True, exist_ok=True)
         memory = folder / "servers.json"
-        known = json.loads(memory.read_text()) if memory.exists() else {}
+        known: dict[str, Any] = json.loads(memory.read_text()) if memory.exists() else {}
         ports = _free_ports(known.get("ports", {}), ("postgres", *_WEED_PORTS))
-        kept = {
-            "ports": ports,
-            "password": known.get("password") or secrets.token_hex(16),
-            "access_key": known.get("access_key") or secrets.token_hex(10),
-            "secret_key": known.get("secret_key") or secrets.token_hex(20),
-        }
-        _write_private(memory, json.dumps(kept, indent=1))
+        said = {name: str(known.get(name) or secrets.token_hex(20)) for name in _SECRETS}
+        _write_private(memory, json.dumps({"ports": ports, **said}, indent=1))
+        weed_ports = {name: ports[name] for name in _WEED_PORTS}
         return cls(
-            Postgres(folder / "postgres", ports["postgres"], kept["password"]),
-            SeaweedFS(
-                folder / "seaweedfs", {name: ports[name] for name in _WEED_PORTS}, kept["access_key"],
-                kept["secret_key"],
-            ),
-        )  # fmt: skip
+            Postgres(folder / "postgres", ports["postgres"], said["password"]),
+            SeaweedFS(folder / "seaweedfs", weed_ports, said["access_key"], said["secret_key"]),
+        )
 
     def make(self) -> None:
         """Raises ServerMissing, ServerBroken."""

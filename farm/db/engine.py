@@ -1,6 +1,6 @@
 """Opening a database and bringing its schema up to date. Transactions begin and end here and nowhere else."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ class Database:
         with self._transaction(writes=True) as connection:
             yield connection
 
-    def pokes(self, seconds: float) -> Iterator[bool] | None:
+    def pokes(self, seconds: float) -> Generator[bool] | None:
         """Whether a poke came, at least every `seconds`; None where this database tells nobody. See db.pokes."""
         return dialect.hear_pokes(self._engine, seconds)
 

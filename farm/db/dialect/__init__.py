@@ -3,7 +3,7 @@
 `types` has what tables and statements are written with; `sqlite` and `postgres` have connections and errors.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import datetime
 from types import ModuleType
@@ -88,7 +88,7 @@ def poke(connection: Connection) -> None:
     _of(connection.engine).poke(connection)
 
 
-def hear_pokes(engine: Engine, seconds: float) -> Iterator[bool] | None:
+def hear_pokes(engine: Engine, seconds: float) -> Generator[bool] | None:
     """On a connection of its own: whether a poke came, at least every `seconds`. None: there are none to hear.
 
     Raises DatabaseUnavailable, on the way too.

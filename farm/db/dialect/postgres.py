@@ -1,7 +1,7 @@
 """Postgres, for several machines: how its connections begin, wait, listen and fail."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -99,12 +99,12 @@ def poke(connection: Connection) -> None:
     connection.execute(text(f"NOTIFY {_CHANNEL}"))
 
 
-def hear_pokes(engine: Engine, seconds: float) -> Iterator[bool]:
+def hear_pokes(engine: Engine, seconds: float) -> Generator[bool]:
     """At once, and then after each poke or `seconds`. Raises DatabaseUnavailable when the connection is lost."""
     try:
-        pooled = engine.raw_connection()
-        pooled.detach()  # it will never go back to the pool
-        listening: Any = pooled.driver_connection
+        borrowed = engine.connect()
+        listening: Any = borrowed.connection.driver_connection
+        borrowed.detach()  # it never goes back to the pool
     except DBAPIError as error:
         raise translate(error, engine.url) or error from error
     try:
