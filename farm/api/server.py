@@ -48,7 +48,8 @@ def build_services(settings: Settings) -> Services:
             default=settings.model,
             digest=weights_digest,  # remembers, and notices files that were replaced
         ),
-        poke=functools.partial(poke, settings),
+        poke=functools.partial(poke, settings, db),
+        store_redirect=settings.store_redirect,
         dispatcher_alive=functools.partial(dispatcher_listens, settings),
         hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host}),
     )

@@ -10,16 +10,22 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farm.cluster.children import Child, ChildSpec
+from farm.cluster.ray_node import import_path
 from farm.domain.errors import FarmError, StorageUnavailable
+from farm.ops.logging import Log
+from farm.settings import Settings
 from farm.storage.s3 import S3Store
 
 _USER = _DATABASE = _BUCKET = "farm"
@@ -27,6 +33,7 @@ _WEED_PORTS = (
     "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
     "filer.port.grpc", "admin.port", "admin.port.grpc",
 )  # fmt: skip
+_START_PATIENCE = 60.0  # seconds
 _SECRETS = ("password", "access_key", "secret_key")
 # Below the range that the system takes ports of outgoing connections from: remembered ones stay free.
 _PORTS = range(20_000, 32_000)
@@ -107,7 +114,7 @@ class Postgres:
     def _run(self, command: Sequence[str], said: str = "") -> None:
         done = subprocess.run(
             [*self._unprivileged(), *command], input=said, text=True, capture_output=True, timeout=120,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}, cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": import_path()}, cwd=self.folder,
         )  # fmt: skip
         if done.returncode != 0:
             words = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
@@ -192,9 +199,37 @@ class Servers:
         self.seaweedfs.make()
 
 
-def are_remembered(home: Path) -> bool:
-    """Whether a farm on this home has had servers of its own."""
-    return (home / "servers" / "servers.json").exists()
+def start(home: Path, settings: Settings, log: Log) -> tuple[Servers, list[Child]]:
+    """Both, running and answering. Raises ServerMissing, ServerBroken; then neither runs."""
+    servers = Servers.below(home)
+    servers.make()
+    specs = [
+        # Its "smart" end would wait for everybody's goodbye.
+        (
+            ChildSpec("postgres", servers.postgres.command(), 15.0, ends_with=signal.SIGINT),
+            servers.postgres.answers,
+        ),
+        (ChildSpec("seaweedfs", servers.seaweedfs.command(), 10.0, tidies=servers.seaweedfs.sweep), servers.seaweedfs.answers),
+    ]
+    environment = {**os.environ, **servers.seaweedfs.credentials, "PYTHONPATH": import_path()}
+    started: list[Child] = []
+    try:
+        for spec, answers in specs:
+            started.append(Child(spec, settings, environment, log))
+            _wait(started[-1], answers)
+    except BaseException:
+        for child in reversed(started):
+            child.stop()
+        raise
+    return servers, started
+
+
+def _wait(child: Child, answers: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_PATIENCE
+    while child.pid is None or not answers():
+        if child.look() or time.monotonic() > deadline:
+            raise ServerBroken(f"{child.spec.name} cannot start: {child.last_words()}", f"see {child.output}")
+        time.sleep(0.05)
 
 
 def _postgres_bin() -> Path:

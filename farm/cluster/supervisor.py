@@ -45,23 +45,30 @@ def up(
     ChildCannotStart.
     """
     _probe_model(settings)
+    if not settings.with_servers and (settings.home / "servers").exists():
+        say(f"{settings.home} has servers of its own from an earlier `farm up --with-servers`: not used this time")
     settings.make_folders()
     _probe_folder(settings)
     lock = FarmLock(settings)
+    beside: list[Child] = []
     try:
         log = start_log("supervisor", settings.log_dir, settings.log_level)
         if lock.before is not None:
             log.info("leftovers_ended", children=end_leftovers(lock.before.children))
         _probe_port(settings)
-        open_store(settings.store)
+        if settings.with_servers:
+            settings, beside = _start_servers(settings, log)
+        _probe_store(settings)
         settings = settings.model_copy(update={"ray_address": f"127.0.0.1:{ray_node.free_port()}"})
         # The session folders of Rays that are gone; while the farm is down they serve to look what was wrong.
         shutil.rmtree(settings.ray_dir, ignore_errors=True)
         settings.make_folders()
         ray_node.make_token(settings)
         log.info("migrated", revision=migrate(settings.database_url))
-        Supervisor(settings, children(settings), lock, say, log).run()
+        Supervisor(settings, children(settings), lock, say, log, beside).run()
     finally:
+        for child in reversed(beside):
+            child.stop()  # unless the supervisor has done it
         settings.remove_fallback_folders()
         lock.release()
 
@@ -108,13 +115,16 @@ class Supervisor:
         lock: FarmLock,
         say: Callable[[str], None],
         log: Log,
+        beside: Sequence[Child] = (),
     ) -> None:
+        """`beside`: what runs already, is needed by the others, and ends after them."""
         environment = {
             **os.environ, **settings.environment(), **ray_node.ray_environment(settings),
             "PYTHONPATH": ray_node.import_path(),
         }  # fmt: skip
         self._settings = settings
-        self._children = {spec.name: Child(spec, settings, environment, log) for spec in specs}
+        self._children = {child.spec.name: child for child in beside}
+        self._children |= {spec.name: Child(spec, settings, environment, log) for spec in specs}
         self._lock = lock
         self._say = say
         self._log = log
@@ -212,6 +222,30 @@ class Supervisor:
 def _probe_model(settings: Settings) -> None:
     """A farm whose own model is not here would refuse every job."""
     Models({preset.name: preset for preset in installed()}, settings.model, weights_digest).choose(None)
+
+
+def _start_servers(settings: Settings, log: Log) -> tuple[Settings, list[Child]]:
+    from farm.cluster import servers  # here: few farms have them
+
+    if settings.database_url != f"sqlite:///{settings.home / 'farm.db'}":
+        raise InvalidRequest(
+            "--with-servers brings a database of its own, and another one is set",
+            "leave out --with-servers, or unset FARM_DATABASE_URL",
+            field="with_servers",
+        )
+    made, started = servers.start(settings.home, settings, log)
+    os.environ.update(made.seaweedfs.credentials)  # where every S3 client looks, the children's too
+    address = {"database_url": made.postgres.url, "store": made.seaweedfs.url}
+    return settings.model_copy(update=address), started
+
+
+def _probe_store(settings: Settings) -> None:
+    """Rights to write are missed at the first video otherwise."""
+    store = open_store(settings.store)
+    store.check()
+    key = f"probe/{secrets.token_hex(4)}"
+    store.put_bytes(key, b"")
+    store.delete([key])
 
 
 def _probe_folder(settings: Settings) -> None:

@@ -26,6 +26,7 @@ class Database:
         self.name = shown(url)  # as people may see it
         self._engine = dialect.connect(url, options)
         self.dialect = self._engine.dialect.name
+        self.passes_pokes = dialect.passes_pokes(self._engine)  # see db.pokes
 
     def close(self) -> None:
         self._engine.dispose()

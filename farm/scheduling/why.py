@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from farm.domain.job import Job, Progress
-from farm.domain.states import JobState, Wish
+from farm.domain.states import JobState, StageName, Wish
 from farm.domain.worker import Worker
 from farm.scheduling.lanes import LaneClass, LaneView, Reason
 
@@ -18,8 +18,14 @@ def why(
     workers: Sequence[Worker],
     now: datetime,
     installed: Collection[str] | None = None,
+    store: Reason | None = None,
 ) -> Reason:
-    """`position`: jobs of its lane that go first. `installed`: names of the models there are, if known."""
+    """`position`: jobs of its lane that go first. `installed`: names of the models there are, if known.
+
+    `store`: what is wrong with the store, if anything is.
+    """
+    if store is not None and (kept := _kept_by_store(job, store)) is not None:
+        return kept
     match job.state:
         case JobState.HELD:
             return Reason("held", "It is held and will not start by itself.", f"let it go: farm release {job.id}")
@@ -45,6 +51,16 @@ def why(
                 f"It was cancelled{_ago(job.finished_at, now)}.",
                 f"run it again: farm retry {job.id}",
             )
+
+
+def _kept_by_store(job: Job, store: Reason) -> Reason | None:
+    """A job that cannot end, or had better not begin, while the store is away."""
+    said = store.sentence[:1].upper() + store.sentence[1:].rstrip(".")
+    if job.state is JobState.QUEUED:
+        return Reason(store.code, f"{said}: workers keep their finished videos and take no more.", store.help)
+    if job.state is JobState.RUNNING and job.progress is not None and job.progress.stage is StageName.UPLOAD:
+        return Reason(store.code, f"Its video is finished and waits for the store. {said}.", store.help)
+    return None
 
 
 def _scheduled(job: Job, now: datetime) -> Reason:

@@ -30,8 +30,8 @@ from farm.domain.errors import FarmError, FolderUnusable
 
 __all__ = [
     "HALF_EMPTY", "NEVER_REUSED", "JobId", "Options", "RowNumber", "UtcTime", "begin", "connect", "event_number",
-    "farm_now", "forget_foreign_events", "hear_pokes", "lock_schema", "only_where", "poke", "settled_events",
-    "translate",
+    "farm_now", "forget_foreign_events", "hear_pokes", "lock_schema", "only_where", "passes_pokes", "poke",
+    "settled_events", "translate",
 ]  # fmt: skip
 
 _PRODUCTS: dict[str, ModuleType] = {"sqlite": sqlite, "postgresql": postgres, "postgres": postgres}
@@ -81,6 +81,11 @@ def lock_schema(connection: Connection) -> None:
 def forget_foreign_events(connection: Connection) -> None:
     """After a restore from another server's dump the outbox may hold numbers that this server would reuse."""
     _of(connection.engine).forget_foreign_events(connection)
+
+
+def passes_pokes(engine: Engine) -> bool:
+    """Whether this database tells others of a poke."""
+    return _of(engine).PASSES_POKES
 
 
 def poke(connection: Connection) -> None:

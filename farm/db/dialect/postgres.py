@@ -20,6 +20,7 @@ from farm.domain.errors import (
     TransactionConflict,
 )
 
+PASSES_POKES = True
 _CHANNEL = "farm_poke"
 _SCHEMA_LOCK = 7_860_000_001  # the number is arbitrary; every farm must use the same
 _CONNECT_PATIENCE = 5  # seconds

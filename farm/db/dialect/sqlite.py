@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from farm.domain.errors import DatabaseUnavailable, DiskFull, FarmError, FolderUnusable, SchemaOutdated
 
+PASSES_POKES = False
+
 
 def connect(url: URL, now: Callable[[], datetime] | None, patience: float, pooled: bool) -> Engine:
     """An engine whose connections know farm_now() and begin as their users say (`begin`)."""
