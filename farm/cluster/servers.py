@@ -209,7 +209,10 @@ def start(home: Path, settings: Settings, log: Log) -> tuple[Servers, list[Child
             ChildSpec("postgres", servers.postgres.command(), 15.0, ends_with=signal.SIGINT),
             servers.postgres.answers,
         ),
-        (ChildSpec("seaweedfs", servers.seaweedfs.command(), 10.0, tidies=servers.seaweedfs.sweep), servers.seaweedfs.answers),
+        (
+            ChildSpec("seaweedfs", servers.seaweedfs.command(), 10.0, tidies=servers.seaweedfs.sweep),
+            servers.seaweedfs.answers,
+        ),
     ]
     environment = {**os.environ, **servers.seaweedfs.credentials, "PYTHONPATH": import_path()}
     started: list[Child] = []
