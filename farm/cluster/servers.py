@@ -23,7 +23,7 @@ from typing import Any
 
 from farm.cluster.children import Child, ChildSpec
 from farm.cluster.ray_node import import_path
-from farm.domain.errors import FarmError, StorageUnavailable
+from farm.domain.errors import FarmError, ObjectNotFound, StorageUnavailable
 from farm.ops.logging import Log
 from farm.settings import Settings
 from farm.storage.s3 import S3Store
@@ -157,10 +157,14 @@ class SeaweedFS:
         ]  # fmt: skip
 
     def answers(self) -> bool:
-        """Its port opens before its bucket is there."""
-        with contextlib.suppress(StorageUnavailable):
-            S3Store(self.url, (self.access_key, self.secret_key)).check()
-            return True
+        """Its port opens before its bucket is there, and that before its disks are: only a byte is proof."""
+        store = S3Store(self.url, (self.access_key, self.secret_key))
+        with contextlib.suppress(StorageUnavailable, ObjectNotFound):
+            store.check()
+            store.put_bytes("probe/start", b"?")
+            whole = b"".join(store.open("probe/start")) == b"?"
+            store.delete(["probe/start"])
+            return whole
         return False
 
     def sweep(self) -> None:

@@ -244,7 +244,7 @@ def _probe_store(settings: Settings) -> None:
     store = open_store(settings.store)
     store.check()
     key = f"probe/{secrets.token_hex(4)}"
-    store.put_bytes(key, b"")
+    store.put_bytes(key, b"?")
     store.delete([key])
 
 
