@@ -93,8 +93,9 @@ def _tell(url: str, health: Json) -> None:
     for name, said in health["checks"].items():
         if said != "ok":
             output.data(f"{name}: {said}")
+    known = health["checks"]["database"] == "ok"
     waiting = ", ".join(f"{n} {name}" for name, n in health["jobs"].items() if n) or "none yet"
-    output.data(f"jobs     {waiting}")
+    output.data(f"jobs     {waiting if known else 'not known while the database is away'}")
     output.data(f"models   {', '.join(health['models']) or 'none installed'}")
     output.data(f"database {health['database']}")
     output.data(f"store    {health['store']}")
@@ -105,7 +106,7 @@ def _tell(url: str, health: Json) -> None:
         ]
         output.data()
         output.table(rows, ["worker", "device", "state", "job", "done", "pid"])
-    else:
+    elif known:
         output.data("workers  none: jobs wait until one is there")
 
 

@@ -24,19 +24,17 @@ def why(
 
     `store`: what is wrong with the store, if anything is.
     """
-    if store is not None and (kept := _kept_by_store(job, store)) is not None:
-        return kept
     match job.state:
         case JobState.HELD:
             return Reason("held", "It is held and will not start by itself.", f"let it go: farm release {job.id}")
         case JobState.SCHEDULED:
             return _scheduled(job, now)
         case JobState.QUEUED:
-            return _queued(job, position or 0, lanes, workers, now, installed)
+            return _queued(job, position or 0, lanes, workers, now, installed, store)
         case JobState.LEASED:
             return _leased(job, workers)
         case JobState.RUNNING:
-            return _running(job, now)
+            return _running(job, now, store)
         case JobState.SUCCEEDED:
             return Reason(
                 "succeeded",
@@ -51,16 +49,6 @@ def why(
                 f"It was cancelled{_ago(job.finished_at, now)}.",
                 f"run it again: farm retry {job.id}",
             )
-
-
-def _kept_by_store(job: Job, store: Reason) -> Reason | None:
-    """A job that cannot end, or had better not begin, while the store is away."""
-    said = store.sentence[:1].upper() + store.sentence[1:].rstrip(".")
-    if job.state is JobState.QUEUED:
-        return Reason(store.code, f"{said}: workers keep their finished videos and take no more.", store.help)
-    if job.state is JobState.RUNNING and job.progress is not None and job.progress.stage is StageName.UPLOAD:
-        return Reason(store.code, f"Its video is finished and waits for the store. {said}.", store.help)
-    return None
 
 
 def _scheduled(job: Job, now: datetime) -> Reason:
@@ -81,6 +69,7 @@ def _queued(
     workers: Sequence[Worker],
     now: datetime,
     installed: Collection[str] | None,
+    store: Reason | None,
 ) -> Reason:
     """What stands in its way, the most lasting obstacle first."""
     if installed is not None and job.spec.model not in installed:
@@ -93,7 +82,11 @@ def _queued(
     mine = next((lane for lane in lanes if lane.id == job.lane), None)
     if mine is not None and mine.closed_reason is not None:
         return Reason("lane_closed", f"Its lane {mine.id} is closed: {mine.closed_reason}", "open the lane")
-    return _no_worker(workers, now) or _no_turn(job, position, mine, lanes, workers, now)
+    return (
+        _no_worker(workers, now)
+        or _no_store(workers, now, store)
+        or _no_turn(job, position, mine, lanes, workers, now)
+    )
 
 
 def _no_worker(workers: Sequence[Worker], now: datetime) -> Reason | None:
@@ -117,6 +110,13 @@ def _no_worker(workers: Sequence[Worker], now: datetime) -> Reason | None:
         many = "The worker is" if len(willing) == 1 else f"All {len(willing)} workers are"
         return Reason("workers_starting", f"{many} still starting and loading a model.")
     return None
+
+
+def _no_store(workers: Sequence[Worker], now: datetime, store: Reason | None) -> Reason | None:
+    """While the store is away workers end up waiting with their videos; one that is idle still takes a job."""
+    if store is None or any(_is_able(worker, now) and worker.state == "idle" for worker in workers):
+        return None
+    return Reason(store.code, f"{_begun(store)}: workers that finish wait with their videos.", store.help)
 
 
 def _no_turn(
@@ -166,7 +166,7 @@ def _leased(job: Job, workers: Sequence[Worker]) -> Reason:
     return Reason("leased", f"{name} has taken it and is about to start.")
 
 
-def _running(job: Job, now: datetime) -> Reason:
+def _running(job: Job, now: datetime, store: Reason | None) -> Reason:
     at = job.progress
     doing = _stage(at) if at else "it has not said where it is"
     name = at.worker if at and at.worker else "A worker"
@@ -175,6 +175,8 @@ def _running(job: Job, now: datetime) -> Reason:
             "cancelling",
             f"It was asked to stop{_ago(job.cancel_requested_at, now)}; {name} obeys at its next step.",
         )
+    if store is not None and at is not None and at.stage is StageName.UPLOAD:
+        return Reason(store.code, f"Its video is finished and waits for the store. {_begun(store)}.", store.help)
     if job.started_at is None:
         return Reason("running", f"{name} renders it: {doing}.")
     seconds = (now - job.started_at).total_seconds()
@@ -186,6 +188,10 @@ def _failed(job: Job) -> Reason:
         return Reason("failed", "It failed.", f"run it again: farm retry {job.id}")
     said = job.error.message.rstrip(".")
     return Reason(job.error.code, f"It failed: {said}.", job.error.next or f"run it again: farm retry {job.id}")
+
+
+def _begun(store: Reason) -> str:
+    return store.sentence[:1].upper() + store.sentence[1:].rstrip(".")
 
 
 def _is_heard(worker: Worker, now: datetime) -> bool:
