@@ -8,7 +8,7 @@ import base64
 import hashlib
 import mimetypes
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -262,7 +262,8 @@ class S3Store:
         until = start + int(first["ContentLength"])
         for left in reversed(range(_RESUMES + 1)):
             try:
-                with answer["Body"] as body:
+                # Not `with body`: that gives the connection below, whose troubles have other names.
+                with closing(answer["Body"]) as body:
                     while chunk := body.read(CHUNK):
                         at += len(chunk)
                         yield chunk

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -166,8 +167,8 @@ def test_a_presigned_address_gives_the_video_and_ends(s3):
 class Cutting:
     """A line to the server that breaks after so many bytes of an answer, as often as told."""
 
-    def __init__(self, port: int, after: int, times: int) -> None:
-        self._port, self._after, self.times = port, after, times
+    def __init__(self, port: int, after: int, times: int, rudely: bool) -> None:
+        self._port, self._after, self.times, self._rudely = port, after, times, rudely
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -189,6 +190,9 @@ class Cutting:
                 if limit is not None and self.times and sent + len(data) > limit:
                     self.times -= 1
                     target.sendall(data[: limit - sent])
+                    if self._rudely:  # a reset in place of a goodbye
+                        target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        target.close()
                     break
                 target.sendall(data)
                 sent += len(data)
@@ -202,11 +206,12 @@ class Cutting:
         self._listening.close()
 
 
+@pytest.mark.parametrize("rudely", [False, True])
 @pytest.mark.parametrize(("times", "whole"), [(2, True), (99, False)])
-def test_a_download_goes_on_where_it_broke_or_says_that_it_did(seaweedfs, s3, s3_url, times, whole):
+def test_a_download_goes_on_where_it_broke_or_says_that_it_did(seaweedfs, s3, s3_url, times, whole, rudely):
     data = os.urandom(3_000_000)
     s3.put_bytes("v.mp4", data)
-    line = Cutting(seaweedfs.server.ports["s3.port"], 500_000, times)
+    line = Cutting(seaweedfs.server.ports["s3.port"], 500_000, times, rudely)
     through = S3Store(s3_url.replace(str(seaweedfs.server.ports["s3.port"]), str(line.port)), keys(seaweedfs))
     if whole:
         assert read(through, "v.mp4") == data
