@@ -148,18 +148,23 @@ def test_a_job_that_somebody_is_taking_is_passed_over(db, other):
     assert given.job == third.id
 
 
-def test_two_dispatchers_never_starve_each_other(db, other):
+def test_two_dispatchers_never_starve_each_other(db, other, monkeypatch):
     """A claim under way locks the job that it takes, not the sixteen that it looks at."""
     if db.dialect == "sqlite":
         pytest.skip("its writers take turns")
     register(db)
     ids = [submit_one(db).id for _ in range(2)]
-    with db.write() as conn:
-        head = select(job_rows.c.id).where(job_rows.c.state == JobState.QUEUED).order_by(job_rows.c.seq).limit(1)
-        conn.execute(head.with_for_update(skip_locked=True))
-        given = leases.claim(other, "w1", LANE)
-        assert given is not None
-        assert given.job == ids[1]
+    real, meanwhile = leases.Assignment, []
+
+    def before_the_commit(*said):
+        monkeypatch.setattr(leases, "Assignment", real)
+        meanwhile.append(leases.claim(other, "w1", LANE))
+        return real(*said)
+
+    monkeypatch.setattr(leases, "Assignment", before_the_commit)
+    given = leases.claim(db, "w1", LANE)
+    assert given is not None
+    assert [given.job, *(g and g.job for g in meanwhile)] == ids
 
 
 def test_beats_of_one_worker_from_two_sides_do_not_lose_a_wish(db, other):
