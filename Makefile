@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 FARM := $(BIN)/farm
 
-.PHONY: demo test test-sparse-attention lint up down clean
+.PHONY: demo test test-sparse-attention lint up up-servers down clean
 
 demo: $(VENV)/.server
 	@$(FARM) demo
 
 up: $(VENV)/.server
 	@$(FARM) up --background
+
+# The same beside a Postgres and a SeaweedFS of its own; `make down` stops all of it.
+up-servers: $(VENV)/.tryout
+	@$(FARM) up --with-servers --background
 
 down: $(VENV)/.server
 	@$(FARM) down
@@ -36,6 +40,10 @@ $(VENV)/bin/python:
 $(VENV)/.server: pyproject.toml | $(VENV)/bin/python
 	@echo "installing into $(VENV): about 2 GB, a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,gpu]"
+	@touch $@
+
+$(VENV)/.tryout: pyproject.toml $(VENV)/.server
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,gpu,tryout]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.server

@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from farm.domain.errors import FolderUnusable, InvalidRequest
+from farm.storage.s3_address import with_endpoint
 
 _SUN_PATH = 107  # bytes of a Unix socket's path on Linux, without the final NUL
 _LONGEST_SOCKET = len("/dispatcher.sock")
@@ -32,13 +33,26 @@ _LONGEST_RAY = len("/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_s
 class Settings(BaseSettings):
     """Immutable. `load_settings` is the way in: it turns a bad option into a clear FarmError."""
 
-    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FARM_", frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(default=Path("~/.turbofarm"), description="folder of everything that this farm keeps")
     host: str = Field(default="127.0.0.1", description="address the web page and API listen on")
     port: int = Field(default=7860, ge=1, le=65535)
-    database_url: str = Field(default="", description="default: sqlite:///<home>/farm.db")
-    store: str = Field(default="", description="folder of the videos; default: <home>/store")
+    database_url: str = Field(
+        default="",
+        repr=False,
+        description="postgresql://user:password@host/database; default: sqlite:///<home>/farm.db",
+    )
+    store: str = Field(default="", description="folder of the videos, or s3://bucket/prefix; default: <home>/store")
+    s3_endpoint: str = Field(default="", description="https://host:port of an S3 server that is not Amazon's")
+    store_redirect: bool = Field(
+        default=False, description="send browsers to the S3 server for videos; they must be able to reach it"
+    )
+    with_servers: bool = Field(
+        default=False, description="run a Postgres and a SeaweedFS beside the farm, for a try-out"
+    )
     models: Path = Field(default=Path(), description="folder of the model library; default: <home>/models")
     model: str = Field(default="demo-t2v", description="preset that the workers keep resident")
     workers: int | None = Field(
@@ -84,7 +98,7 @@ class Settings(BaseSettings):
         home = _absolute(data.get("home") or cls.model_fields["home"].default)
         data = dict(data)
         data["database_url"] = data.get("database_url") or f"sqlite:///{home / 'farm.db'}"
-        data["store"] = data.get("store") or str(home / "store")
+        data["store"] = with_endpoint(str(data.get("store") or home / "store"), str(data.get("s3_endpoint") or ""))
         data["models"] = _absolute(data.get("models") or home / "models")
         # The children run in home: what is relative to the caller's folder must not change its meaning there.
         if "://" not in data["store"]:

@@ -1,10 +1,15 @@
-"""What tests of several rooms share: one real browser for the whole run (a second one beside it cannot start)."""
+"""What tests of several rooms share: one real browser for the whole run (a second one beside it cannot start),
+
+and one Postgres and one S3 server.
+"""
 
 import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+
+from tests.private_servers import CARELESS, Server, private_postgres, private_seaweedfs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
@@ -18,3 +23,20 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """For many short tests. Those that kill theirs start one of their own."""
+    server = private_postgres(*CARELESS)
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[Server]:
+    server = private_seaweedfs()
+    server.start()
+    yield server
+    server.close()

@@ -5,12 +5,14 @@ import unicodedata
 from urllib.parse import quote
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from farm.api.errors import error_json
 from farm.domain.errors import FarmError
 from farm.domain.job import Job
 from farm.storage.store import Store
+
+_ADDRESS_LIFE = 3600.0  # seconds, long enough for the slowest download to begin and a player to seek
 
 
 class Gone(FarmError):
@@ -26,9 +28,20 @@ class RangeNotSatisfiable(FarmError):
 
 
 def stored(
-    request: Request, store: Store, key: str, *, media_type: str, etag: str, name: str, download: bool = False
+    request: Request,
+    store: Store,
+    key: str,
+    *,
+    media_type: str,
+    etag: str,
+    name: str,
+    download: bool = False,
+    redirect: bool = False,
 ) -> Response:
-    """The file under `key`, or the part of it that the Range header asks for."""
+    """The file under `key`, or the part of it that the Range header asks for.
+
+    `redirect`: not the file but the store's own address of it, where it has one.
+    """
     tag = f'"{etag}"'
     headers = {
         "ETag": tag,
@@ -43,6 +56,10 @@ def stored(
     size = store.size(key)
     if size is None:
         raise Gone("the file of this job is no longer in the store", "rerun the job")
+    elsewhere = store.url(key, _ADDRESS_LIFE, headers["Content-Disposition"]) if redirect else None
+    if elsewhere is not None:
+        # The address ends; nobody may keep it for later.
+        return RedirectResponse(elsewhere, 307, {"Cache-Control": "no-store"})
     try:
         part = _range(request, tag, size)
     except RangeNotSatisfiable as error:

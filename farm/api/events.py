@@ -21,7 +21,7 @@ async def events(
 ) -> StreamingResponse:
     """The header wins: a browser that reconnects keeps the address it first opened."""
     if last_event_id and last_event_id.isascii() and last_event_id.isdigit():
-        after = min(int(last_event_id[:18]), 2**62)
+        after = min(int(last_event_id[:19]), 2**62)
     hub = cast(Hub, request.app.state.hub)
     return StreamingResponse(hub.stream(after), headers=HEADERS, media_type="text/event-stream")
 

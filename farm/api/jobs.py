@@ -19,6 +19,7 @@ from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
 from farm.domain.request import check_priority, hint, new_job
 from farm.domain.states import JobState
+from farm.scheduling.lanes import Reason
 from farm.scheduling.why import why
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
@@ -106,7 +107,7 @@ def content(farm: Farm, request: Request, job_id: str, download: bool = False) -
     job, artifact = finished(farm, job_id)
     return stored(
         request, farm.store, artifact.key, media_type="video/mp4", etag=artifact.sha256,
-        name=file_name(job, "mp4"), download=download,
+        name=file_name(job, "mp4"), download=download, redirect=farm.store_redirect,
     )  # fmt: skip
 
 
@@ -163,7 +164,12 @@ def job_detail(farm: Services, job_id: str) -> Json:
     job = jobs.get(farm.db, job_id)
     attempts = [attempt_json(attempt) for attempt in jobs.attempts(farm.db, job.id)]
     place = jobs.position(farm.db, job.id)
-    reason = why(job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed)
+    # Only of a job that is still to be stored: the question may have to wait for the answer.
+    trouble = None if job.state.final else farm.store_watch.trouble()
+    reason = why(
+        job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed,
+        store=None if trouble is None else Reason("store_away", trouble.message, trouble.next),
+    )  # fmt: skip
     return {
         **job_json(job),
         "hint": hint(job.spec),

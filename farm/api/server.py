@@ -44,7 +44,8 @@ def build_services(settings: Settings) -> Services:
         db=db,
         store=open_store(settings.store),
         models_now=offer.now,
-        poke=functools.partial(poke, settings),
+        poke=functools.partial(poke, settings, db),
+        store_redirect=settings.store_redirect,
         dispatcher_alive=functools.partial(dispatcher_listens, settings),
         hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host}),
     )

@@ -1,6 +1,8 @@
 """What every route needs, built once per process: database, store, models, the poke and the event hub."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, cast
@@ -8,8 +10,11 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from farm.db.engine import Database
+from farm.domain.errors import FarmError
 from farm.domain.request import Models
 from farm.storage.store import Store
+
+_BELIEVED = 2.0  # seconds
 
 
 def _nobody_listens() -> None:
@@ -18,6 +23,28 @@ def _nobody_listens() -> None:
 
 def _always() -> bool:
     return True
+
+
+class StoreWatch:
+    """What is wrong with the store, asked of it at most every few seconds however many want to know."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._asked_at = -1e9
+        self._trouble: FarmError | None = None
+
+    def trouble(self) -> FarmError | None:
+        """None: it is there."""
+        with self._lock:
+            if time.monotonic() - self._asked_at > _BELIEVED:
+                self._trouble = None
+                try:
+                    self._store.check()
+                except FarmError as error:
+                    self._trouble = error
+                self._asked_at = time.monotonic()
+            return self._trouble
 
 
 @dataclass(frozen=True)
@@ -31,6 +58,11 @@ class Services:
     dispatcher_alive: Callable[[], bool] = _always
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    store_redirect: bool = False  # videos straight from the store, where it has addresses for everyone
+    store_watch: StoreWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store_watch", StoreWatch(self.store))
 
     @property
     def models(self) -> Models:

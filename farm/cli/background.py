@@ -14,7 +14,10 @@ def up_in_background(settings: Settings, options: Mapping[str, object]) -> int:
     """Start the farm and wait until it is ready. Returns an exit code; what went wrong was printed."""
     from farm.cluster import supervisor
 
-    flags = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    flags: list[str] = []
+    for name, value in options.items():
+        if value is not None:
+            flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     settings.make_folders()
     log = settings.log_dir / "up.log"
     with log.open("wb") as file:

@@ -8,6 +8,7 @@ import click
 
 from farm.cli import output
 from farm.cli.client import Client, Json
+from farm.domain.address import shown
 from farm.domain.errors import Exit, FarmError
 
 HOME = click.option("--home", type=click.Path(path_type=Path), help="Folder of the farm; default: ~/.turbofarm.")
@@ -24,10 +25,20 @@ class NotInstalled(FarmError):
 @click.option("--port", type=int, help="Default: 7860.")
 @click.option("--workers", type=int, help="Default: one per visible GPU, or one on the CPU.")
 @click.option("--model", help="Model that the workers keep in memory.")
+@click.option("--with-servers", is_flag=True, help="Run a Postgres and an S3 server beside it, for a try-out.")
 @click.option("--background", is_flag=True, help="Return once the farm is ready; stop it with `farm down`.")
-def up(home: Path | None, port: int | None, workers: int | None, model: str | None, background: bool) -> None:
+def up(
+    home: Path | None,
+    port: int | None,
+    workers: int | None,
+    model: str | None,
+    with_servers: bool,
+    background: bool,
+) -> None:
     """Start a farm on this machine and keep it running until Ctrl-C (or `farm down`)."""
-    options = {"home": home, "port": port, "workers": workers, "model": model}
+    options = {
+        "home": home, "port": port, "workers": workers, "model": model, "with_servers": with_servers or None,
+    }  # fmt: skip
     settings = server_settings(**options)
     if background:
         from farm.cli.background import up_in_background
@@ -58,7 +69,9 @@ def migrate(home: Path | None, as_json: bool) -> None:
     from farm.db import engine
 
     revision = engine.migrate(settings.database_url)
-    output.record({"database": settings.database_url, "revision": revision}) if as_json else output.data(revision)
+    output.record({"database": shown(settings.database_url), "revision": revision}) if as_json else output.data(
+        revision
+    )
 
 
 @click.command()
@@ -80,9 +93,12 @@ def _tell(url: str, health: Json) -> None:
     for name, said in health["checks"].items():
         if said != "ok":
             output.data(f"{name}: {said}")
+    known = health["checks"]["database"] == "ok"
     waiting = ", ".join(f"{n} {name}" for name, n in health["jobs"].items() if n) or "none yet"
-    output.data(f"jobs     {waiting}")
+    output.data(f"jobs     {waiting if known else 'not known while the database is away'}")
     output.data(f"models   {', '.join(health['models']) or 'none installed'}")
+    output.data(f"database {health['database']}")
+    output.data(f"store    {health['store']}")
     if health["workers"]:
         rows = [
             [w["id"], w["node"], w["device"], w["state"], w["job"] or "-", str(w["jobs_done"]), str(w["pid"])]
@@ -90,7 +106,7 @@ def _tell(url: str, health: Json) -> None:
         ]
         output.data()
         output.table(rows, ["worker", "node", "device", "state", "job", "done", "pid"])
-    else:
+    elif known:
         output.data("workers  none: jobs wait until one is there")
 
 

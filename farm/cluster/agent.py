@@ -13,7 +13,7 @@ from typing import Any
 
 from farm.cluster.beats import LARGEST, Answer, SentBeat
 from farm.cluster.poke import POKE, listen, send
-from farm.db import jobs, leases, workers
+from farm.db import jobs, leases, pokes, workers
 from farm.db.engine import Database, open_database
 from farm.db.workers import GONE
 from farm.domain.errors import FarmError, JobNotFound
@@ -64,6 +64,8 @@ class Agent:
         with listen(self._settings.agent_socket) as inbox:
             ears = threading.Thread(target=self._listen, args=(inbox,), name="ears", daemon=True)
             ears.start()
+            far = (self._db, self._poke, self._stopped)
+            threading.Thread(target=pokes.listen, args=far, name="far ears", daemon=True).start()
             self._log.info("agent_ready")
             self._talk()
             # Woken by its own poke, the listening thread sees that it is over.
@@ -82,8 +84,7 @@ class Agent:
         while not self._stopped.is_set():
             data = inbox.recv(LARGEST)
             if data == POKE:
-                self._poked = True
-                self._due.set()
+                self._poke()
                 continue
             try:
                 message = SentBeat.decode(data)
@@ -91,6 +92,10 @@ class Agent:
                 self._log.warning("not_a_beat", error=str(error))
                 continue
             self._answer(self._hear(message))
+
+    def _poke(self) -> None:
+        self._poked = True
+        self._due.set()
 
     def _hear(self, message: SentBeat) -> _Heard:
         with self._lock:

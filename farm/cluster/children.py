@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.cluster import processes, ray_node
@@ -19,12 +19,14 @@ _SETTLED = 30.0  # seconds of life after which a death is no longer one of a ser
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """`patience`: seconds between SIGTERM and SIGKILL. `takes_along`: who must start anew with it."""
+    """`patience`: seconds between `ends_with` and SIGKILL. `takes_along`: who must start anew with it."""
 
     name: str
     command: Sequence[str]
     patience: float
     takes_along: tuple[str, ...] = ()
+    ends_with: signal.Signals = signal.SIGTERM
+    tidies: Callable[[], None] = lambda: None  # what it leaves outside of the farm's folder
 
 
 def children_of(settings: Settings) -> list[ChildSpec]:
@@ -106,7 +108,7 @@ class Child:
 
     def terminate(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(self.spec.ends_with)
 
     def stop(self, hurry: bool = False) -> None:
         """SIGTERM, patience, SIGKILL; afterwards nothing of its session is left."""
@@ -121,6 +123,7 @@ class Child:
             self._process.kill()
             self._process.wait()
         processes.end_session(pid)
+        self.spec.tidies()
         self._process = None
 
     def restart(self) -> None:

@@ -16,7 +16,7 @@ from farm.cluster.deaths import bury_forgotten
 from farm.cluster.poke import listen, send
 from farm.cluster.post import Post
 from farm.cluster.slots import Slot
-from farm.db import events, lanes, leases, workers
+from farm.db import events, lanes, leases, pokes, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.states import Wish
@@ -40,7 +40,7 @@ class Dispatcher:
         self._log = log
         self._posts: dict[str, Post] = {}
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._health = Health(settings.lease_ttl)
         self._prune_at = 0.0
 
@@ -49,8 +49,10 @@ class Dispatcher:
         self.look()
         with listen(self._settings.dispatcher_socket) as inbox:
             threading.Thread(target=self._hear, args=(inbox,), name="ears", daemon=True).start()
+            far = (self._db, self._wake.set, self._stopping)
+            threading.Thread(target=pokes.listen, args=far, name="far ears", daemon=True).start()
             self._log.info("dispatcher_ready", slots=list(self._posts))
-            while not self._stopping:
+            while not self._stopping.is_set():
                 self._wake.wait(_POLL)
                 self._wake.clear()
                 try:
@@ -61,7 +63,7 @@ class Dispatcher:
         self._settings.dispatcher_socket.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
 
     def look(self) -> None:

@@ -127,7 +127,8 @@ class GpuWorker:
     def _run(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
-        db = open_database(self._settings.database_url)
+        # Thousands of workers, each with a few statements a minute: none keeps a connection for them.
+        db = open_database(self._settings.database_url, pooled=False)
         workers.register(db, self._introduction())
         renderer = Renderer(
             self._settings, db, open_store(self._settings.store), self._scratch, self._resident, self._log

@@ -20,7 +20,15 @@ from farm.cluster import ray_node
 from farm.cluster.children import ChildSpec, children_of_node, children_of_server
 from farm.cluster.poke import is_listening
 from farm.cluster.slots import slots_here
-from farm.cluster.supervisor import Goal, Supervisor, folder_held, probe_model, probe_port, until_page_answers
+from farm.cluster.supervisor import (
+    Goal,
+    Supervisor,
+    folder_held,
+    probe_model,
+    probe_port,
+    probe_store,
+    until_page_answers,
+)
 from farm.db.engine import check_schema, migrate, open_database
 from farm.domain.errors import FarmError, FarmUnreachable, InvalidRequest
 from farm.settings import Settings
@@ -73,7 +81,7 @@ def serve(
     with folder_held(settings) as (lock, log):
         probe_port(settings.host, settings.port, "--port")
         probe_port(settings.listen, settings.ray_port, "--ray-port")
-        open_store(settings.store)
+        probe_store(settings)
         if ray_node.keep_token(settings):
             log.info("token_made", file=settings.token_file)
         log.info("migrated", revision=migrate(settings.database_url))

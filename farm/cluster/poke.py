@@ -1,18 +1,25 @@
-"""A datagram that says "look now" to this machine's dispatcher and agent; polling stays the guarantee."""
+"""A datagram that says "look now" to this machine's dispatcher and agent; polling stays the guarantee.
+
+Those of other machines hear it through the database, where that passes pokes on.
+"""
 
 import contextlib
 import socket
 from pathlib import Path
 
+from farm.db import pokes
+from farm.db.engine import Database
 from farm.settings import Settings
 
 POKE = b"poke"
 
 
-def poke(settings: Settings) -> None:
-    """After submit, release, cancel or a finished job. Never raises, never waits."""
+def poke(settings: Settings, db: Database | None = None) -> None:
+    """After submit, release, cancel or a finished job. Never raises, never waits for anybody here."""
     for path in (settings.dispatcher_socket, settings.agent_socket):
         send(path, POKE)
+    if db is not None:
+        pokes.poke(db)
 
 
 def dispatcher_listens(settings: Settings) -> bool:

@@ -49,15 +49,19 @@ def up(
     ChildCannotStart.
     """
     probe_model(settings)
+    if not settings.with_servers and (settings.home / "servers").exists():
+        say(f"{settings.home} has servers of its own from an earlier `farm up --with-servers`: not used this time")
     with folder_held(settings) as (lock, log):
         probe_port(settings.host, settings.port, "--port")
-        open_store(settings.store)
-        settings = settings.model_copy(
-            update={"ray_address": f"{ray_node.LOOPBACK}:{ray_node.free_port()}", "listen": ray_node.LOOPBACK}
-        )
-        ray_node.make_token(settings)
-        log.info("migrated", revision=migrate(settings.database_url))
-        Supervisor(settings, children(settings), lock, say, log).run(until_page_answers(settings))
+        with _servers_beside(settings, log) as (settings, beside):
+            probe_store(settings)
+            settings = settings.model_copy(
+                update={"ray_address": f"{ray_node.LOOPBACK}:{ray_node.free_port()}", "listen": ray_node.LOOPBACK}
+            )
+            ray_node.make_token(settings)
+            log.info("migrated", revision=migrate(settings.database_url))
+            goal = until_page_answers(settings)
+            Supervisor(settings, children(settings), lock, say, log, beside).run(goal)
 
 
 @contextmanager
@@ -138,13 +142,16 @@ class Supervisor:
         lock: FarmLock,
         say: Callable[[str], None],
         log: Log,
+        beside: Sequence[Child] = (),
     ) -> None:
+        """`beside`: what runs already, is needed by the others, and ends after them."""
         environment = {
             **os.environ, **settings.environment(), **ray_node.ray_environment(settings),
             "PYTHONPATH": ray_node.import_path(),
         }  # fmt: skip
         self._settings = settings
-        self._children = {spec.name: Child(spec, settings, environment, log) for spec in specs}
+        self._children = {child.spec.name: child for child in beside}
+        self._children |= {spec.name: Child(spec, settings, environment, log) for spec in specs}
         self._lock = lock
         self._say = say
         self._log = log
@@ -243,6 +250,39 @@ def probe_model(settings: Settings) -> None:
     """A farm whose own model is not here would refuse every job."""
     library = Library(settings.models)
     Models({preset.name: preset for preset in library.installed()}, settings.model, library.digest).choose(None)
+
+
+@contextmanager
+def _servers_beside(settings: Settings, log: Log) -> Generator[tuple[Settings, Sequence[Child]]]:
+    """With `with_servers`, settings that name the servers started here, and their processes; they end with this."""
+    if not settings.with_servers:
+        yield settings, ()
+        return
+    from farm.cluster import servers  # here: few farms have them
+
+    if settings.database_url != f"sqlite:///{settings.home / 'farm.db'}":
+        raise InvalidRequest(
+            "--with-servers brings a database of its own, and another one is set",
+            "leave out --with-servers, or unset FARM_DATABASE_URL",
+            field="with_servers",
+        )
+    made, started = servers.start(settings.home, settings, log)
+    os.environ.update(made.seaweedfs.credentials)  # where every S3 client looks, the children's too
+    try:
+        address = {"database_url": made.postgres.url, "store": made.seaweedfs.url}
+        yield settings.model_copy(update=address), started
+    finally:
+        for child in reversed(started):
+            child.stop()  # unless the supervisor has done it
+
+
+def probe_store(settings: Settings) -> None:
+    """Rights to write are missed at the first video otherwise."""
+    store = open_store(settings.store)
+    store.check()
+    key = f"probe/{secrets.token_hex(4)}"
+    store.put_bytes(key, b"?")
+    store.delete([key])
 
 
 def _probe_folder(settings: Settings) -> None:

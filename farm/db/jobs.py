@@ -111,7 +111,7 @@ def position(db: Database, job_id: str) -> int | None:
 def cancel(db: Database, job_id: str) -> Job:
     """Cancelled at once if it waits; asked to stop if a worker has it. Asking twice changes nothing."""
     with db.write() as conn:
-        job_id = _resolve(conn, job_id)
+        job_id = _held_still(conn, job_id)
         if not move(conn, CANCEL_WAITING, jobs.c.id == job_id):
             wished = (
                 conn.execute(
@@ -156,7 +156,7 @@ def retry(db: Database, job_id: str) -> Job:
 def set_priority(db: Database, job_id: str, priority: int) -> Job:
     """Higher goes first within its lane. Only a job that still waits can be moved."""
     with db.write() as conn:
-        job_id = _resolve(conn, job_id)
+        job_id = _held_still(conn, job_id)
         moved = (
             conn.execute(
                 update(jobs)
@@ -176,7 +176,7 @@ def set_priority(db: Database, job_id: str, priority: int) -> Job:
 def hide(db: Database, job_id: str) -> Job:
     """Out of every list and lookup, for good; its idempotency key is free again. Only once it is over."""
     with db.write() as conn:
-        job_id = _resolve(conn, job_id)
+        job_id = _held_still(conn, job_id)
         job = _read(conn, job_id)
         hidden = (
             conn.execute(
@@ -200,12 +200,19 @@ def hide(db: Database, job_id: str) -> Job:
 
 def _take(db: Database, job_id: str, arrow: Transition, done: str, **values: Any) -> Job:
     with db.write() as conn:
-        job_id = _resolve(conn, job_id)
+        job_id = _held_still(conn, job_id)
         if arrow.target is JobState.QUEUED:
             wake_lane(conn, _read(conn, job_id).lane)
         if not move(conn, arrow, jobs.c.id == job_id, **values):
             raise _conflict(_read(conn, job_id), done)
         return _read(conn, job_id)
+
+
+def _held_still(conn: Connection, text: str) -> str:
+    """The id, of a job that nobody else moves until we are done: what we read of it stays true."""
+    job_id = _resolve(conn, text)
+    conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update())
+    return job_id
 
 
 def _announce(conn: Connection, row: RowMapping, changed: str) -> None:

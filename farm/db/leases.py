@@ -48,20 +48,28 @@ def claim(
     """
     with db.write() as conn:
         head = (
-            select(jobs.c.id, jobs.c.priority, jobs.c.seq, jobs.c.model_digest)
+            select(jobs.c.id, jobs.c.model_digest)
             .where(jobs.c.state == JobState.QUEUED, jobs.c.lane == lane, _renderable(conn, worker_id, models))
             .order_by(jobs.c.priority.desc(), jobs.c.seq)
             .limit(LOOK_AHEAD)
-            # Where writers run side by side, each takes the first row that no other is taking.
-            .with_for_update(skip_locked=True)
-            .subquery()
+            .cte("head")
         )
         resident = case((head.c.model_digest.in_(models), 0), else_=1)
-        first = select(head.c.id).order_by(head.c.priority.desc(), resident, head.c.seq).limit(1)
+        first = (
+            select(jobs.c.id)
+            .join(head, head.c.id == jobs.c.id)
+            # Asked again of the row itself: it may have been claimed since `head` was read.
+            .where(jobs.c.state == JobState.QUEUED)
+            .order_by(jobs.c.priority.desc(), resident, jobs.c.seq)
+            .limit(1)
+            # Where writers run side by side, each takes the first row that no other is taking, and locks no more.
+            .with_for_update(skip_locked=True, of=jobs)
+            .cte("first")
+        )
         won = move(
             conn,
             CLAIM,
-            jobs.c.id == first.scalar_subquery(),
+            jobs.c.id == select(first.c.id).scalar_subquery(),
             select(lanes.c.id).where(lanes.c.id == lane, lanes.c.closed_reason.is_(None)).exists(),
             _willing(worker_id),
             worker=worker_id,
@@ -110,7 +118,8 @@ def renew(db: Database, beats: Sequence[Beat], ttl: float = 30.0) -> dict[tuple[
     """
     orders: dict[tuple[str, int], Order] = {}
     with db.write() as conn:
-        for beat in beats:
+        # In one order everywhere: two who renew the same leases must not wait for each other in a ring.
+        for beat in sorted(beats, key=lambda b: b.job or ""):
             if beat.job is None:
                 continue
             orders[beat.job, beat.epoch] = _renew(conn, beat, beat.job, ttl)
@@ -275,21 +284,25 @@ def reap(db: Database, crash_cap: int = 3) -> list[tuple[str, int, JobState]]:
 
 def expire(conn: Connection, job: str, epoch: int, worker: str, crash_cap: int) -> JobState | None:
     """Reap one lease if it is still there and still expired; None if not."""
-    # Asked again in the UPDATE: between the reaper's look and its grip the worker may have renewed.
+    # The job first, as everyone who ends a claim does, then its lease: held, so that of a renewal and the
+    # reaper one waits for the other and sees what it did.
+    conn.execute(select(jobs.c.seq).where(is_claim(job, epoch)).with_for_update())
     overdue = (
         select(leases.c.job)
         .where(leases.c.job == job, leases.c.epoch == epoch, leases.c.expires_at < farm_now())
-        .exists()
+        .with_for_update()
     )
+    if conn.scalar(overdue) is None:
+        return None
     error = JobError("lost", f"worker {worker} stopped answering")
-    return _abandon(conn, job, epoch, Outcome.LOST, error, overdue, crash_cap=crash_cap)
+    return _abandon(conn, job, epoch, Outcome.LOST, error, crash_cap=crash_cap)
 
 
 def due(db: Database) -> list[str]:
     """Queue the scheduled jobs whose time has come; their ids."""
     with db.write() as conn:
         ready = select(jobs.c.lane).where(jobs.c.state == JobState.SCHEDULED, jobs.c.not_before <= farm_now())
-        for lane in set(conn.scalars(ready)):
+        for lane in sorted(set(conn.scalars(ready))):
             wake_lane(conn, lane)
         return [row["id"] for row in move(conn, DUE, jobs.c.not_before <= farm_now())]
 
@@ -300,7 +313,7 @@ def _abandon(
     epoch: int,
     outcome: Outcome,
     error: JobError,
-    *guards: ColumnElement[bool],
+    *,
     crash_cap: int = 3,
     timings: Mapping[str, float] | None = None,
     peak_memory: int | None = None,
@@ -322,7 +335,7 @@ def _abandon(
     )
     worker = worker_of(conn, job, epoch)
     values = _values(said.arrow, said.failures, said.error)
-    if not move(conn, said.arrow, is_claim(job, epoch), *guards, worker=worker, **values):
+    if not move(conn, said.arrow, is_claim(job, epoch), worker=worker, **values):
         return None
     close_attempt(conn, job, epoch, outcome, cause=error.message, timings=timings, peak_memory=peak_memory)
     return said.arrow.target

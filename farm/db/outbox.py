@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, insert
 
 from farm.db import rows
-from farm.db.dialect import farm_now
+from farm.db.dialect import event_number, farm_now
 from farm.db.tables import events
 
 
@@ -14,7 +14,7 @@ def append(conn: Connection, news: Sequence[tuple[str, str, Mapping[str, Any]]])
     """Each is (kind, subject, changed fields)."""
     if news:
         conn.execute(
-            insert(events).values(at=farm_now()),
+            insert(events).values(id=event_number(), at=farm_now()),
             [
                 {"kind": kind, "subject": subject, "data": {k: rows.plain(v) for k, v in data.items()}}
                 for kind, subject, data in news

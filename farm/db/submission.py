@@ -13,7 +13,7 @@ from farm.db.dialect import farm_now
 from farm.db.engine import Database
 from farm.db.tables import batches, jobs, lanes
 from farm.db.transitions import wake_lane
-from farm.domain.errors import DatabaseUnavailable, IdempotencyConflict, InvalidRequest
+from farm.domain.errors import DatabaseUnavailable, IdempotencyConflict, InvalidRequest, TransactionConflict
 from farm.domain.job import Job, JobSpec, NewJob, Submitted
 from farm.domain.states import JobState
 from farm.scheduling.lanes import LaneClass, lane_id
@@ -31,7 +31,7 @@ def submit(db: Database, new: Sequence[NewJob]) -> list[Submitted]:
         try:
             with db.write() as conn:
                 return _accept(conn, new)
-        except IntegrityError:
+        except (IntegrityError, TransactionConflict):
             continue  # another process took a key (or an id) between our look and our insert: look again
     raise DatabaseUnavailable("other submissions keep getting in the way", "try again, nothing was accepted")
 
@@ -136,7 +136,7 @@ def _insert(conn: Connection, new: Sequence[NewJob], fresh: list[dict[str, Any]]
         if conn.scalar(there) is None:
             conn.execute(insert(batches).values(owner=owner, name=name, created_at=farm_now()))
             outbox.append(conn, [("batch", name, {"owner": owner})])
-    for lane in {row["lane"] for row in fresh if row["state"] is JobState.QUEUED}:
+    for lane in sorted({row["lane"] for row in fresh if row["state"] is JobState.QUEUED}):
         wake_lane(conn, lane)
     conn.execute(insert(jobs).values(created_at=farm_now(), updated_at=farm_now()), fresh)
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from farm.db.dialect import NEVER_REUSED, RowNumber, UtcTime, only_where
+from farm.db.dialect import HALF_EMPTY, NEVER_REUSED, JobId, RowNumber, UtcTime, only_where
 from farm.domain.states import FINAL, JobState, Outcome, StageName, Wish
 
 metadata = MetaData(
@@ -78,7 +78,7 @@ jobs = Table(
     metadata,
     # Age. Rows of one batch are accepted in the same microsecond, so created_at cannot order them.
     Column("seq", RowNumber, primary_key=True),
-    Column("id", String(16), nullable=False, unique=True),
+    Column("id", JobId, nullable=False, unique=True),
     Column("owner", Text, nullable=False),
     Column("project", Text, nullable=False),
     Column("batch", Text),
@@ -154,7 +154,7 @@ models = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("job", String(16), ForeignKey("jobs.id"), primary_key=True),
+    Column("job", JobId, ForeignKey("jobs.id"), primary_key=True),
     Column("epoch", Integer, nullable=False),
     Column("worker", Text, ForeignKey("workers.id"), nullable=False),
     Column("expires_at", UtcTime, nullable=False),
@@ -162,13 +162,14 @@ leases = Table(
     Column("k", Integer, nullable=False, default=0),
     Column("n", Integer, nullable=False, default=0),
     Column("preview_step", Integer),
+    **HALF_EMPTY,
 )
 Index("leases_expiry", leases.c.expires_at)
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("job", String(16), ForeignKey("jobs.id"), nullable=False),
+    Column("job", JobId, ForeignKey("jobs.id"), nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("worker", Text, ForeignKey("workers.id"), nullable=False),
     Column("gpu", Text, nullable=False),
@@ -183,7 +184,7 @@ attempts = Table(
     CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="closed_with_outcome"),
 )
 
-# The outbox: what the stream reads. Ids grow in commit order because writers take turns.
+# The outbox: what the stream reads. Its ids come to light in their order: see dialect.settled_events.
 events = Table(
     "events",
     metadata,

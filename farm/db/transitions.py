@@ -78,7 +78,7 @@ def close_attempt(
         .where(attempts.c.job == job, attempts.c.epoch == epoch, attempts.c.finished_at.is_(None))
         .values(
             outcome=outcome,
-            cause=cause,
+            cause=cause and cause.replace("\0", "?"),  # not every database can hold what a driver once said
             timings=dict(timings or {}),
             peak_memory=peak_memory,
             finished_at=farm_now(),

@@ -49,7 +49,7 @@ def register(db: Database, new: NewWorker) -> None:
 def beat(db: Database, beats: Sequence[Beat]) -> None:
     """Heartbeats of many workers in one transaction. Only a change that people see makes an event."""
     with db.write() as conn:
-        for b in beats:
+        for b in sorted(beats, key=lambda b: b.worker):  # rows are locked in one order everywhere
             before = (
                 conn.execute(select(workers).where(workers.c.id == b.worker).with_for_update())
                 .mappings()

@@ -102,9 +102,25 @@ class DatabaseUnavailable(FarmError):
     status = 503
 
 
+class DatabaseRefused(DatabaseUnavailable):
+    """The server answers, but not to us: password, rights, a database that is not there."""
+
+    code = "database_refused"
+
+
+class TransactionConflict(DatabaseUnavailable):
+    """Rolled back for certain, because another transaction was in the way: the same call may be made again."""
+
+
 class StorageUnavailable(FarmError):
     code = "storage_unavailable"
     status = 503
+
+
+class StorageRefused(StorageUnavailable):
+    """The store answers, but not to us: key, rights, a bucket that is not there."""
+
+    code = "storage_refused"
 
 
 class ObjectNotFound(FarmError):

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from farm.domain.address import shown
+
 _SECRET_NAME = re.compile(r"token|password|secret|authorization|cookie|api_?key|credential", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):([^/@\s]+)@")
 _ROTATE_BYTES = 10_000_000
 _KEEP = 5
 
@@ -94,4 +95,4 @@ def _safe(name: str, value: Any) -> Any:
     """No secrets in logs: neither under a telling name nor inside a URL."""
     if _SECRET_NAME.search(name):
         return "***"
-    return _URL_PASSWORD.sub(r"\1:***@", value) if isinstance(value, str) else value
+    return shown(value) if isinstance(value, str) else value

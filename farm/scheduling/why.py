@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from farm.domain.job import Job, Progress
-from farm.domain.states import JobState, Wish
+from farm.domain.states import JobState, StageName, Wish
 from farm.domain.worker import Worker
 from farm.scheduling.lanes import LaneClass, LaneView, Reason
 
@@ -18,19 +18,23 @@ def why(
     workers: Sequence[Worker],
     now: datetime,
     installed: Collection[str] | None = None,
+    store: Reason | None = None,
 ) -> Reason:
-    """`position`: jobs of its lane that go first. `installed`: names of the models there are, if known."""
+    """`position`: jobs of its lane that go first. `installed`: names of the models there are, if known.
+
+    `store`: what is wrong with the store, if anything is.
+    """
     match job.state:
         case JobState.HELD:
             return Reason("held", "It is held and will not start by itself.", f"let it go: farm release {job.id}")
         case JobState.SCHEDULED:
             return _scheduled(job, now)
         case JobState.QUEUED:
-            return _queued(job, position or 0, lanes, workers, now, installed)
+            return _queued(job, position or 0, lanes, workers, now, installed, store)
         case JobState.LEASED:
             return _leased(job, workers)
         case JobState.RUNNING:
-            return _running(job, now)
+            return _running(job, now, store)
         case JobState.SUCCEEDED:
             return Reason(
                 "succeeded",
@@ -65,6 +69,7 @@ def _queued(
     workers: Sequence[Worker],
     now: datetime,
     installed: Collection[str] | None,
+    store: Reason | None,
 ) -> Reason:
     """What stands in its way, the most lasting obstacle first."""
     if installed is not None and job.spec.model not in installed:
@@ -80,6 +85,7 @@ def _queued(
     return (
         _no_worker(workers, now)
         or _no_weights(job, workers, now)
+        or _no_store(workers, now, store)
         or _no_turn(job, position, mine, lanes, workers, now)
     )
 
@@ -131,6 +137,13 @@ def _no_weights(job: Job, workers: Sequence[Worker], now: datetime) -> Reason | 
     )
 
 
+def _no_store(workers: Sequence[Worker], now: datetime, store: Reason | None) -> Reason | None:
+    """While the store is away workers end up waiting with their videos; one that is idle still takes a job."""
+    if store is None or any(_is_able(worker, now) and worker.state == "idle" for worker in workers):
+        return None
+    return Reason(store.code, f"{_begun(store)}: workers that finish wait with their videos.", store.help)
+
+
 def _no_turn(
     job: Job,
     position: int,
@@ -178,7 +191,7 @@ def _leased(job: Job, workers: Sequence[Worker]) -> Reason:
     return Reason("leased", f"{name} has taken it and is about to start.")
 
 
-def _running(job: Job, now: datetime) -> Reason:
+def _running(job: Job, now: datetime, store: Reason | None) -> Reason:
     at = job.progress
     doing = _stage(at) if at else "it has not said where it is"
     name = at.worker if at and at.worker else "A worker"
@@ -187,6 +200,8 @@ def _running(job: Job, now: datetime) -> Reason:
             "cancelling",
             f"It was asked to stop{_ago(job.cancel_requested_at, now)}; {name} obeys at its next step.",
         )
+    if store is not None and at is not None and at.stage is StageName.UPLOAD:
+        return Reason(store.code, f"Its video is finished and waits for the store. {_begun(store)}.", store.help)
     if job.started_at is None:
         return Reason("running", f"{name} renders it: {doing}.")
     seconds = (now - job.started_at).total_seconds()
@@ -198,6 +213,10 @@ def _failed(job: Job) -> Reason:
         return Reason("failed", "It failed.", f"run it again: farm retry {job.id}")
     said = job.error.message.rstrip(".")
     return Reason(job.error.code, f"It failed: {said}.", job.error.next or f"run it again: farm retry {job.id}")
+
+
+def _begun(store: Reason) -> str:
+    return store.sentence[:1].upper() + store.sentence[1:].rstrip(".")
 
 
 def _is_heard(worker: Worker, now: datetime) -> bool:

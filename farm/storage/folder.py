@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 from farm.domain.errors import InvalidRequest, ObjectNotFound, StorageUnavailable
 from farm.domain.folders import folder_error
+from farm.storage.keys import PART, check_key
 
 CHUNK = 256 * 1024
-PART = ".part-"  # begins the name of a file still being written; no key may
 
 
 class FolderStore:
@@ -20,6 +20,7 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
+        self.name = str(self.root)
         with self._meaning():
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root, prefix=PART):
@@ -58,7 +59,11 @@ class FolderStore:
         with self._meaning():
             return path.stat().st_size if path.is_file() else None
 
-    def url(self, key: str, seconds: float) -> str | None:
+    def check(self) -> None:
+        with self._meaning():
+            os.listdir(self.root)  # a disk that was taken away, or went bad
+
+    def url(self, key: str, seconds: float, disposition: str | None = None) -> str | None:
         return None  # a folder has no address; the API serves it
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -80,11 +85,7 @@ class FolderStore:
                     folder.rmdir()
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        bad = any(part in {"", ".", ".."} or part.startswith(PART) or "\\" in part for part in parts)
-        if bad or "\0" in key:
-            raise InvalidRequest(f"{key!r} is not a key of this store", field="key")
-        path = self.root.joinpath(*parts)
+        path = self.root.joinpath(*check_key(key).split("/"))
         # A link planted below the root must not lead out of it either.
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise InvalidRequest(f"{key!r} leads out of the store", field="key")

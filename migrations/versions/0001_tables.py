@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from farm.db.dialect import RowNumber, UtcTime
+from farm.db.dialect import HALF_EMPTY, JobId, RowNumber, UtcTime
 
 revision = "0001"
 down_revision = None
@@ -75,7 +75,7 @@ def upgrade() -> None:
     op.create_table(
         "jobs",
         sa.Column("seq", RowNumber, nullable=False),
-        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("id", JobId, nullable=False),
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("batch", sa.Text(), nullable=True),
@@ -148,7 +148,7 @@ def upgrade() -> None:
 
     op.create_table(
         "attempts",
-        sa.Column("job", sa.String(length=16), nullable=False),
+        sa.Column("job", JobId, nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=False),
         sa.Column("gpu", sa.Text(), nullable=False),
@@ -185,7 +185,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "leases",
-        sa.Column("job", sa.String(length=16), nullable=False),
+        sa.Column("job", JobId, nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=False),
         sa.Column("expires_at", UtcTime(), nullable=False),
@@ -211,6 +211,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name=op.f("leases_job_of_jobs")),
         sa.ForeignKeyConstraint(["worker"], ["workers.id"], name=op.f("leases_worker_of_workers")),
         sa.PrimaryKeyConstraint("job", name=op.f("leases_key")),
+        **HALF_EMPTY,
     )
     with op.batch_alter_table("leases", schema=None) as batch_op:
         batch_op.create_index("leases_expiry", ["expires_at"], unique=False)

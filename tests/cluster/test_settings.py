@@ -70,3 +70,21 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "home").write_text("")
     with pytest.raises(FolderUnusable):
         load_settings(home=tmp_path / "home").make_folders()
+
+
+def test_a_store_in_a_bucket_finds_its_endpoint_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FARM_S3_ENDPOINT", "http://127.0.0.1:8333")
+    settings = load_settings(home=tmp_path, store="s3://farm/studio?region=eu-1")
+    assert settings.store == "s3://farm/studio?region=eu-1&endpoint=http://127.0.0.1:8333"
+    assert load_settings(home=tmp_path, store=settings.store).store == settings.store
+    assert load_settings(home=tmp_path).store == str(tmp_path / "store"), "a folder has none"
+
+
+def test_a_password_is_in_no_error_and_no_repr(tmp_path: Path):
+    url = "postgresql://farm:hunter2@db/farm"
+    settings = load_settings(home=tmp_path, database_url=url)
+    assert settings.database_url == url
+    assert "hunter2" not in repr(settings)
+    with pytest.raises(InvalidRequest) as caught:
+        load_settings(home=tmp_path, database_url=url, port=0)
+    assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"

@@ -1,10 +1,12 @@
-"""A real database file per test, and a clock that only the test moves."""
+"""A real database per test, of each product in turn, and a clock that only the test moves."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from farm.db import jobs, workers
@@ -29,19 +31,79 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def product(request: pytest.FixtureRequest) -> str:
+    """Every test that uses a database runs on each."""
+    return request.param
+
+
+Make = Callable[[], str]
+
+
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a migrated, empty database: migrating once is enough for all tests."""
-    path = tmp_path_factory.mktemp("db") / "farm.db"
-    migrate(f"sqlite:///{path}")
-    return path.read_bytes()
+def new_database(product: str, request: pytest.FixtureRequest) -> Iterator[Callable[[bool], str]]:
+    """new_database(migrated) is the URL of a database of its own: migrating once is enough for all tests."""
+    if product == "sqlite":
+        folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("db")
+        migrate(f"sqlite:///{folder}/template.db")
+        template = (folder / "template.db").read_bytes()
+        numbers = itertools.count()
+
+        def new_file(migrated: bool) -> str:
+            path = folder / f"{next(numbers)}" / "farm.db"
+            path.parent.mkdir()
+            if migrated:
+                path.write_bytes(template)
+            return f"sqlite:///{path}"
+
+        yield new_file
+        return
+    server = request.getfixturevalue("postgres").server
+    with psycopg.connect(server.url_of("postgres"), autocommit=True) as people:
+        people.execute("CREATE DATABASE migrated")
+        migrate(server.url_of("migrated"))
+        names = (f"test{n}" for n in itertools.count())
+
+        def new_in_server(migrated: bool) -> str:
+            name = next(names)
+            template = "migrated" if migrated else "template0"
+            people.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+            return server.url_of(name)
+
+        yield new_in_server
+        people.execute("DROP DATABASE migrated")
 
 
 @pytest.fixture
-def url(tmp_path: Path, migrated: bytes) -> str:
-    path = tmp_path / "farm.db"
-    path.write_bytes(migrated)
-    return f"sqlite:///{path}"
+def fresh(new_database: Callable[[bool], str]) -> Iterator[Make]:
+    """fresh() is a migrated, empty database; gone after the test."""
+    yield from _made(new_database, True)
+
+
+@pytest.fixture
+def bare(new_database: Callable[[bool], str]) -> Iterator[Make]:
+    """bare() is a database without any table; gone after the test."""
+    yield from _made(new_database, False)
+
+
+def _made(new_database: Callable[[bool], str], migrated: bool) -> Iterator[Make]:
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(new_database(migrated))
+        return made[-1]
+
+    yield make
+    for url in made:
+        if not url.startswith("sqlite"):
+            server, _, name = url.rpartition("/")
+            with psycopg.connect(f"{server}/postgres", autocommit=True) as people:
+                people.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def url(fresh: Make) -> str:
+    return fresh()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import psycopg
 import pytest
 
 from farm.db import jobs, leases
@@ -12,8 +13,19 @@ from tests.db.conftest import LANE, new_job, register, submit_one, video
 
 
 @pytest.fixture
-def commits(db, monkeypatch):
+def commits(db, product, monkeypatch):
     """commits("lost"): the next commit happens and its answer is lost. commits("refused"): it does not."""
+
+    def disk_error(connection):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        return error
+
+    def cut_off(connection):
+        connection.driver_connection.close()
+        return psycopg.OperationalError("server closed the connection unexpectedly")
+
+    broken = disk_error if product == "sqlite" else cut_off
 
     def arm(how: str) -> None:
         dialect = db._engine.dialect
@@ -23,9 +35,7 @@ def commits(db, monkeypatch):
             monkeypatch.setattr(dialect, "do_commit", lambda c: really(dialect, c))
             if how == "lost":
                 really(dialect, connection)
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
-            raise error
+            raise broken(connection)
 
         monkeypatch.setattr(dialect, "do_commit", once)
 

@@ -1,13 +1,12 @@
 """Migrations and metadata are one schema, wherever the migrations lie."""
 
 import shutil
-import sqlite3
-from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
 from farm.db import engine
@@ -22,22 +21,36 @@ def test_metadata_and_migrations_agree(db):
         assert compare_metadata(context, metadata) == []
 
 
-def test_constraints_and_indexes_are_the_same_word_for_word(db, tmp_path):
-    """CHECKs and descending indexes are beyond what alembic compares."""
-    fresh = open_database(f"sqlite:///{tmp_path}/fresh.db")
+_SQLITE = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
+_POSTGRES = """
+    SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    UNION ALL SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND conrelid <> 'alembic_version'::regclass
+    UNION ALL SELECT relname, array_to_string(reloptions, ',') FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
+    UNION ALL SELECT table_name || '.' || column_name,
+        concat_ws(' ', data_type, character_maximum_length, collation_name, is_nullable, column_default)
+        FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+"""
+
+
+def test_constraints_and_indexes_are_the_same_word_for_word(db, bare):
+    """CHECKs, descending indexes, collations and fill factors are beyond what alembic compares."""
+    fresh = open_database(bare())
     with fresh.write() as conn:
+        conn.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         metadata.create_all(conn)
 
     def schema(database) -> dict[str, list[str]]:
-        query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
         with database.read() as conn:
             return {
                 # A column that was added later stands at the end: the order says nothing. Nor do quotes.
-                name: sorted(" ".join(part.split()).rstrip(" )") for part in sql.replace('"', "").split(","))
-                for name, sql in conn.exec_driver_sql(query)
+                name: sorted(" ".join(part.split()).rstrip(" )") for part in words.replace('"', "").split(","))
+                for name, words in conn.exec_driver_sql(_SQLITE if database.dialect == "sqlite" else _POSTGRES)
             }
 
     assert schema(db) == schema(fresh)
+    assert len(schema(db)) > 10
     fresh.close()
 
 
@@ -80,8 +93,8 @@ def test_migrating_twice_changes_nothing(url):
     assert migrate(url) == migrate(url)
 
 
-def test_a_database_without_schema_is_refused_with_the_command_that_helps(tmp_path):
-    db = open_database(f"sqlite:///{tmp_path}/new.db")
+def test_a_database_without_schema_is_refused_with_the_command_that_helps(bare):
+    db = open_database(bare())
     with pytest.raises(SchemaOutdated) as caught:
         check_schema(db)
     assert "is empty" in caught.value.message
@@ -90,9 +103,9 @@ def test_a_database_without_schema_is_refused_with_the_command_that_helps(tmp_pa
 
 
 def test_a_database_of_a_newer_farm_is_refused_by_all(url):
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '9999'")
     db = open_database(url)
+    with db.write() as conn:
+        conn.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SchemaOutdated, match="newer turbofarm"):
         check_schema(db)
     db.close()
@@ -100,30 +113,28 @@ def test_a_database_of_a_newer_farm_is_refused_by_all(url):
         migrate(url)
 
 
-def test_migrations_inside_the_package_are_found_first(tmp_path, monkeypatch):
+def test_migrations_inside_the_package_are_found_first(bare, url, tmp_path, monkeypatch):
     """A wheel carries them as farm/db/migrations."""
     package = tmp_path / "site-packages" / "farm" / "db"
     shutil.copytree(migrations_folder(), package / "migrations")
     monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
     assert migrations_folder() == package / "migrations"
-    assert migrate(f"sqlite:///{tmp_path}/farm.db") == newest(package / "migrations")
+    assert migrate(bare()) == migrate(url)
 
 
-def newest(migrations: Path) -> str:
-    return max(path.name[:4] for path in (migrations / "versions").glob("[0-9]*.py"))
-
-
-def test_a_failed_migration_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_migration_leaves_nothing_behind(bare, tmp_path, monkeypatch):
     package = tmp_path / "farm" / "db"
     shutil.copytree(migrations_folder(), package / "migrations")
-    broken = Path(package / "migrations" / "versions" / "9999_broken.py")
-    broken.write_text(
-        f'revision = "9999"\ndown_revision = "{newest(package / "migrations")}"\n'
-        "def upgrade():\n    from alembic import op\n    op.execute('CREATE TABLE half (x)')\n    1 / 0\n"
+    newest = max(path.stem[:4] for path in (package / "migrations" / "versions").glob("0*.py"))
+    (package / "migrations" / "versions" / "9999_broken.py").write_text(
+        f'revision = "9999"\ndown_revision = "{newest}"\n'
+        "def upgrade():\n    from alembic import op\n    op.execute('CREATE TABLE half (x INTEGER)')\n    1 / 0\n"
     )
     monkeypatch.setattr(engine, "__file__", str(package / "engine.py"))
-    path = tmp_path / "farm.db"
+    url = bare()
     with pytest.raises(ZeroDivisionError):
-        migrate(f"sqlite:///{path}")
-    with sqlite3.connect(path) as raw:
-        assert raw.execute("SELECT name FROM sqlite_master").fetchall() == []
+        migrate(url)
+    db = open_database(url)
+    with db.read() as conn:
+        assert inspect(conn).get_table_names() == []
+    db.close()

@@ -8,7 +8,7 @@ import pytest
 from farm.domain.job import Artifact, Job, JobError, JobSpec, Progress
 from farm.domain.states import JobState, StageName, Wish
 from farm.domain.worker import Worker
-from farm.scheduling.lanes import LaneView
+from farm.scheduling.lanes import LaneView, Reason
 from farm.scheduling.why import why
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
@@ -25,8 +25,11 @@ BUSY = replace(IDLE, id="w2", state="busy")
 OPEN = LaneView(LANE, "interactive", "demo-t2v", 0.0, 1.0, 1, 0, None)
 
 
-def reason(job=JOB, position=0, lanes=(OPEN,), workers=(IDLE,), installed=None):
-    return why(job, position, lanes, workers, NOW, installed)
+AWAY = Reason("store_away", "the store at http://s3 does not answer", "start it")
+
+
+def reason(job=JOB, position=0, lanes=(OPEN,), workers=(IDLE,), installed=None, store=None):
+    return why(job, position, lanes, workers, NOW, installed, store)
 
 
 @pytest.mark.parametrize("state", list(JobState))
@@ -139,3 +142,17 @@ def test_a_worker_without_its_weights_is_not_counted_on():
     assert reason(workers=(other, holder)).sentence == "It is the next of its lane, but the only worker is busy."
     draining = replace(holder, wish=Wish.DRAIN)
     assert reason(workers=(other, draining)).code == "weights_missing"
+
+
+def test_a_store_that_is_away_is_said_where_it_matters():
+    queued = reason(workers=(BUSY,), store=AWAY)
+    assert (queued.code, queued.help) == ("store_away", "start it")
+    assert queued.sentence == "The store at http://s3 does not answer: workers that finish wait with their videos."
+    assert reason(workers=(BUSY, IDLE), store=AWAY).code == "next", "an idle worker begins all the same"
+    assert reason(workers=(), store=AWAY).code == "no_worker"
+    running = replace(JOB, state=JobState.RUNNING, progress=Progress(StageName.UPLOAD, 0, 0, None, "w1"))
+    assert "finished and waits for the store. The store at http://s3 does" in reason(running, store=AWAY).sentence
+    assert (
+        reason(replace(running, progress=Progress(StageName.DENOISE, 1, 4, None, "w1")), store=AWAY).code
+        == "running"
+    )

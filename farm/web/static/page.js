@@ -11,8 +11,9 @@ const live = () => $("#live");
 // -- the stream ---------------------------------------------------------------------------------------------
 
 function listen() {
-  const cursor = Number(live()?.dataset.cursor ?? NaN);
-  if (Number.isNaN(cursor)) return;
+  const drawn = live()?.dataset.cursor;
+  if (!drawn) return;
+  const cursor = BigInt(drawn);
   if (window.SharedWorker) {
     const worker = new SharedWorker(document.body.dataset.stream, { name: "turbofarm" });
     worker.port.onmessage = ({ data }) => take(data.kind, data.data);

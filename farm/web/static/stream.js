@@ -1,5 +1,6 @@
 // A SharedWorker: one event stream for all tabs of this browser. Six connections per host is all a browser has.
 // Each tab says the cursor of the page it drew, and gets what it missed from the recent past kept here.
+// Cursors are BigInt: those of a busy database server grow beyond what a Number counts exactly.
 
 const KEPT = 1000;
 const KINDS = ["job", "progress", "preview", "worker", "batch", "reset"];
@@ -8,7 +9,7 @@ const recent = []; // messages with a cursor, oldest first
 const latest = new Map(); // newest progress and preview of each job
 let source = null;
 let state = "connecting";
-let forgotten = 0; // the highest cursor that is no longer kept
+let forgotten = 0n; // the highest cursor that is no longer kept
 
 self.onconnect = ({ ports: [port] }) => {
   port.onmessage = ({ data }) => (data.bye ? ports.delete(port) : welcome(port, data.cursor));
@@ -44,9 +45,9 @@ function take(kind, event) {
     // What was told before belongs to another time; whoever comes now draws afresh.
     recent.length = 0;
     latest.clear();
-    forgotten = Number(event.lastEventId);
+    forgotten = BigInt(event.lastEventId);
   }
-  const message = { kind, data, cursor: outbox ? Number(event.lastEventId) : null };
+  const message = { kind, data, cursor: outbox ? BigInt(event.lastEventId) : null };
   if (outbox) {
     if (kind !== "reset") recent.push(message);
     if (recent.length > KEPT) forgotten = recent.shift().cursor;

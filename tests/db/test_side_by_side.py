@@ -1,0 +1,178 @@
+"""Two at once on the same job: one waits for the other and then sees what it did, or takes another job."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from farm.db import jobs, leases, workers
+from farm.db.engine import open_database
+from farm.db.tables import jobs as job_rows
+from farm.db.tables import leases as lease_rows
+from farm.domain.states import JobState, Order, Wish
+from farm.domain.worker import Beat
+from tests.db.conftest import LANE, register, submit_one, video
+from tests.private_servers import until
+
+
+@pytest.fixture
+def other(url, clock):
+    """Another process's door to the same database."""
+    database = open_database(url, clock)
+    yield database
+    database.close()
+
+
+class Act(threading.Thread):
+    """Something that may have to wait for a transaction that the test keeps open."""
+
+    def __init__(self, do: Callable[[], Any]) -> None:
+        super().__init__()
+        self._do = do
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self._do()
+        except Exception as error:
+            self.result = error
+
+    def waits(self, db) -> None:
+        """Returns once it stands before a lock (or has ended, where nothing makes it wait)."""
+        if db.dialect == "sqlite":
+            return  # it cannot have begun: there is one writer
+        asks = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+
+        def blocked() -> bool:
+            with db.read() as conn:
+                return conn.exec_driver_sql(asks).scalar_one() > 0
+
+        until("it waits", lambda: blocked() or not self.is_alive())
+
+    def ends(self) -> Any:
+        self.join(30)
+        assert not self.is_alive()
+        return self.result
+
+
+def take(conn, job_id) -> None:
+    """A claim that has not been committed yet."""
+    conn.execute(update(job_rows).where(job_rows.c.id == job_id).values(state=JobState.LEASED, epoch=1))
+
+
+def test_a_cancel_that_meets_a_claim_becomes_a_wish(db, other):
+    register(db)
+    job = submit_one(db)
+    with db.write() as conn:
+        take(conn, job.id)
+        cancel = Act(lambda: jobs.cancel(other, job.id))
+        cancel.waits(db)
+    done = cancel.ends()
+    assert (done.state, done.cancel_requested_at is not None) == (JobState.LEASED, True)
+
+
+def test_a_cancel_that_meets_a_requeue_cancels(db, other):
+    """Between its two looks the job must not slip from one state into the other."""
+    register(db)
+    job = submit_one(db)
+    leases.claim(db, "w1", LANE)
+    with db.write() as conn:
+        conn.execute(update(job_rows).where(job_rows.c.id == job.id).values(state=JobState.QUEUED))
+        cancel = Act(lambda: jobs.cancel(other, job.id))
+        cancel.waits(db)
+    assert cancel.ends().state is JobState.CANCELLED
+
+
+def test_of_a_finish_and_a_cancel_one_wins_and_the_other_knows(db, other):
+    register(db)
+    job = submit_one(db)
+    leases.claim(db, "w1", LANE)
+    leases.start(db, job.id, 1)
+    with db.write() as conn:
+        conn.execute(select(job_rows.c.seq).where(job_rows.c.id == job.id).with_for_update())
+        finish = Act(lambda: leases.finish(other, job.id, 1, video(job.id, 1), {}))
+        finish.waits(db)
+        conn.execute(
+            update(job_rows)
+            .where(job_rows.c.id == job.id)
+            .values(state=JobState.CANCELLED, finished_at=job.created_at)
+        )
+    assert finish.ends() is False
+    assert jobs.get(db, job.id).artifact is None
+
+
+def test_the_reaper_waits_for_a_renewal_and_leaves_the_job(db, other, clock):
+    register(db)
+    job = submit_one(db)
+    leases.claim(db, "w1", LANE)
+    clock.forward(31)
+    with db.write() as conn:
+        later = clock.time.replace(hour=23)
+        conn.execute(update(lease_rows).where(lease_rows.c.job == job.id).values(expires_at=later))
+        reap = Act(lambda: leases.reap(other))
+        reap.waits(db)
+    assert reap.ends() == []
+    assert jobs.get(db, job.id).state is JobState.LEASED
+
+
+def test_a_renewal_waits_for_the_reaper_and_hears_that_it_lost(db, other, clock):
+    register(db)
+    job = submit_one(db)
+    leases.claim(db, "w1", LANE)
+    clock.forward(31)
+    with db.write() as conn:
+        assert leases.expire(conn, job.id, 1, "w1", crash_cap=3) is JobState.QUEUED
+        renew = Act(lambda: leases.renew(other, [Beat("w1", job.id, 1, None, (), "busy", None, 0)]))
+        renew.waits(db)
+    assert renew.ends() == {(job.id, 1): Order.LOST}
+
+
+def test_a_job_that_somebody_is_taking_is_passed_over(db, other):
+    if db.dialect == "sqlite":
+        pytest.skip("its writers take turns")
+    register(db)
+    first, second, third = (submit_one(db) for _ in range(3))
+    with db.write() as conn:
+        take(conn, first.id)
+        # Not waited for, and nothing behind it is locked by a claim that takes only one.
+        given = leases.claim(other, "w1", LANE)
+        assert given is not None
+        assert given.job == second.id
+    given = leases.claim(other, "w1", LANE)
+    assert given is not None
+    assert given.job == third.id
+
+
+def test_two_dispatchers_never_starve_each_other(db, other, monkeypatch):
+    """A claim under way locks the job that it takes, not the sixteen that it looks at."""
+    if db.dialect == "sqlite":
+        pytest.skip("its writers take turns")
+    register(db)
+    ids = [submit_one(db).id for _ in range(2)]
+    real, meanwhile = leases.Assignment, []
+
+    def before_the_commit(*said):
+        monkeypatch.setattr(leases, "Assignment", real)
+        meanwhile.append(leases.claim(other, "w1", LANE))
+        return real(*said)
+
+    monkeypatch.setattr(leases, "Assignment", before_the_commit)
+    given = leases.claim(db, "w1", LANE)
+    assert given is not None
+    assert [given.job, *(g and g.job for g in meanwhile)] == ids
+
+
+def test_beats_of_one_worker_from_two_sides_do_not_lose_a_wish(db, other):
+    register(db)
+    with db.write() as conn:
+        conn.exec_driver_sql("UPDATE workers SET wish = 'drain'")
+        beat = Act(lambda: workers.beat(other, [Beat("w1", None, 0, None, (), "idle", None, 0)]))
+        beat.waits(db)
+    assert beat.ends() is None
+    (worker,) = workers.find(db)
+    assert (worker.wish, worker.state) == (Wish.DRAIN, "idle")
