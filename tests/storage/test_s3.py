@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -186,7 +187,13 @@ class Cutting:
     def _pump(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
         sent = 0
         try:
-            while data := source.recv(65_536):
+            while True:
+                # Never long inside a call: closing a socket that another thread waits in closes nothing yet.
+                if not select.select([source], [], [], 0.02)[0]:
+                    continue
+                data = source.recv(65_536)
+                if not data:
+                    break
                 if limit is not None and self.times and sent + len(data) > limit:
                     self.times -= 1
                     target.sendall(data[: limit - sent])
@@ -196,7 +203,7 @@ class Cutting:
                     break
                 target.sendall(data)
                 sent += len(data)
-        except OSError:
+        except (OSError, ValueError):  # closed by the other direction
             pass
         for end in (source, target):
             with contextlib.suppress(OSError):
