@@ -77,12 +77,11 @@ def _random(name: str, shape: Tensor, device: str) -> Tensor:
 
 def _tokenizer(folder: Path) -> None:
     """Words to ids, as small as a tokenizer can be: how fast text is split is not what is measured."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     folder.mkdir()
     words = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>"))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    tokenizer.save(str(folder / "tokenizer.json"))
+    rules = {"model": {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}, "added_tokens": []}
+    rules |= {"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}}
+    rules |= dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
     said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(said))
