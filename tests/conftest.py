@@ -28,15 +28,11 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """For many short tests. Those that kill theirs start one of their own."""
-    server = private_postgres(*CARELESS)
-    server.start()
-    yield server
-    server.close()
+    with private_postgres(*CARELESS) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[Server]:
-    server = private_seaweedfs()
-    server.start()
-    yield server
-    server.close()
+    with private_seaweedfs() as server:
+        yield server

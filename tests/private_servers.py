@@ -42,6 +42,13 @@ class Server:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
         """Again too: on the same port, with the data it had."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,5 +1,6 @@
 """A poke reaches whoever listens to the database, on whatever machine; and it is only a poke."""
 
+import contextlib
 import threading
 
 import pytest
@@ -53,30 +54,26 @@ def test_a_poke_into_a_dead_database_is_silent(db, url, product):
     if product == "sqlite":
         pokes.poke(db)
         return
-    server = private_postgres()
-    server.start()
-    gone = open_database(server.server.url)
-    server.kill()
-    pokes.poke(gone)
-    server.close()
+    with private_postgres() as server:
+        gone = open_database(server.server.url)
+        server.kill()
+        pokes.poke(gone)
 
 
 def test_a_listener_outlives_its_server(product):
     if product == "sqlite":
         pytest.skip("a file does not die")
-    server = private_postgres()
-    server.start()
-    migrate(server.server.url)
-    ears = Ears(server.server.url)
-    assert ears.heard.acquire(timeout=30)
-    server.kill()
-    server.start()
-    assert ears.heard.acquire(timeout=30), "it is back, and looks at once"
-    db = open_database(server.server.url)
-    submit_one(db)
-    pokes.poke(db)
-    assert ears.heard.acquire(timeout=30)
-    assert jobs.counts(db)[JobState.QUEUED] == 1
-    db.close()
-    ears.close()
-    server.close()
+    with private_postgres() as server, contextlib.ExitStack() as after:
+        migrate(server.server.url)
+        ears = Ears(server.server.url)
+        after.callback(ears.close)
+        assert ears.heard.acquire(timeout=30)
+        server.kill()
+        server.start()
+        assert ears.heard.acquire(timeout=30), "it is back, and looks at once"
+        db = open_database(server.server.url)
+        after.callback(db.close)
+        submit_one(db)
+        pokes.poke(db)
+        assert ears.heard.acquire(timeout=30)
+        assert jobs.counts(db)[JobState.QUEUED] == 1

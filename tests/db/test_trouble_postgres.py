@@ -25,11 +25,9 @@ def _of_this_product(product: str) -> None:
 @pytest.fixture
 def own_server():
     """One that may be killed. It syncs: what it has answered for is on the disk."""
-    server = private_postgres()
-    server.start()
-    migrate(server.server.url)
-    yield server
-    server.close()
+    with private_postgres() as server:
+        migrate(server.server.url)
+        yield server
 
 
 def changed(url, **parts):

@@ -84,23 +84,14 @@ def _servers(kind: str) -> Iterator[tuple[dict[str, Server], dict[str, str]]]:
     if kind == "files":
         yield {}, {}
         return
-    servers = {"postgres": private_postgres(), "seaweedfs": private_seaweedfs()}
-    for server in servers.values():
-        server.start()
-    store = servers["seaweedfs"].server
-    try:
-        yield (
-            servers,
-            {
-                "FARM_DATABASE_URL": servers["postgres"].server.url,
-                "FARM_STORE": "s3://farm/studio",
-                "FARM_S3_ENDPOINT": store.endpoint,
-                **store.credentials,
-            },
-        )
-    finally:
-        for server in servers.values():
-            server.close()
+    with private_postgres() as postgres, private_seaweedfs() as seaweedfs:
+        options = {
+            "FARM_DATABASE_URL": postgres.server.url,
+            "FARM_STORE": "s3://farm/studio",
+            "FARM_S3_ENDPOINT": seaweedfs.server.endpoint,
+            **seaweedfs.server.credentials,
+        }
+        yield {"postgres": postgres, "seaweedfs": seaweedfs}, options
 
 
 @pytest.fixture(scope="module", params=["files", "servers"])

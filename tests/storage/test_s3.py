@@ -305,8 +305,11 @@ def test_a_wrong_address_is_refused_without_its_secrets(url, says):
 
 def test_a_kill_in_mid_upload_is_waited_out_and_nothing_half_is_seen(big):
     path, data = big
-    server = private_seaweedfs()
-    server.start()
+    with private_seaweedfs() as server:
+        go_on(server, path, data)
+
+
+def go_on(server, path, data):
     store = S3Store(address(server, "p"), keys(server), part=PART)
     store.put("before.mp4", path, sha(data))
     send = store._send
@@ -328,4 +331,3 @@ def test_a_kill_in_mid_upload_is_waited_out_and_nothing_half_is_seen(big):
     store.put("v.mp4", path, sha(data))
     assert read(store, "v.mp4") == data
     assert store.sweep_unfinished(older_than=-60) == 1
-    server.close()
