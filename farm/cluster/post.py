@@ -18,6 +18,7 @@ from farm.settings import Settings
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.25, 30.0
 _NODE_LEAVES = 20.0  # seconds that a node which has said farewell gets until nobody is sent there any more
+_STARTING = 120.0  # seconds for a worker's first word: on a machine under load, its imports alone take many
 _SETTLED = 60.0  # seconds of life, or one finished job, after which a death is no longer one of a series
 
 
@@ -92,8 +93,9 @@ class Post:
         self._actors.kill(self._actor)
 
     def end_if_silent(self, seconds: float) -> None:
-        """A frozen process answers no calls. Ray would never notice."""
-        if self._actor is not None and steady_clock() - self._heard_at > seconds:
+        """A frozen process answers no calls. Ray would never notice. One that starts has not answered yet."""
+        patience = max(seconds, _STARTING) if self._status is None else seconds
+        if self._actor is not None and steady_clock() - self._heard_at > patience:
             self._log.warning("worker_frozen", worker=self.worker_id)
             self._heard_at = steady_clock()  # its node needs some seconds to end it
             self._actors.kill(self._actor)

@@ -119,7 +119,7 @@ class Cluster:
 
     def wait_gpus(self, *names: str) -> None:
         wanted = {gpu for name in names for gpu in GPUS[name]}
-        until(f"the workers of {names} are there and no others", lambda: self.gpus() == wanted)
+        until(f"the workers of {names} are there and no others", lambda: self.gpus() == wanted, seconds=90)
 
     def submit(self, count: int, prompt: str) -> list[str]:
         return [self.farm.submit(prompt) for _ in range(count)]

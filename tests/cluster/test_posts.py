@@ -146,3 +146,23 @@ def test_nobody_is_sent_to_a_node_that_has_gone(tmp_path: Path, db: Database, mo
     dispatcher.look()
     assert actors.employed == ["gpu:B"]
     assert posts(dispatcher) == set()
+
+
+def test_a_worker_that_starts_slowly_is_not_taken_for_a_frozen_one(
+    tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed before its first word, it would start anew for ever, each time as slowly."""
+    clock = [1000.0]
+    monkeypatch.setattr(post, "steady_clock", lambda: clock[0])
+    actors = PaperActors({"a": ["gpu:A"], "b": ["gpu:B"]}, placed={"gpu:A"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    clock[0] += 90.0
+    for kept in dispatcher._posts.values():  # pyright: ignore[reportPrivateUsage]
+        kept.end_if_silent(8.0)
+    assert actors.killed == ["gpu:A"]
+    clock[0] += 60.0
+    for kept in dispatcher._posts.values():  # pyright: ignore[reportPrivateUsage]
+        kept.end_if_silent(8.0)
+    assert "gpu:B" in actors.killed
