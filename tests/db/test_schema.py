@@ -56,8 +56,8 @@ def test_constraints_and_indexes_are_the_same_word_for_word(db, bare):
 
 def test_what_is_in_the_database_survives_the_migrations(tmp_path):
     """From the first schema to the newest: a job that is being rendered keeps its lease."""
-    path = tmp_path / "farm.db"
-    database = open_database(f"sqlite:///{path}")
+    url = f"sqlite:///{tmp_path}/farm.db"
+    database = open_database(url)
     with database.write() as conn:
         config = engine._config()
         config.attributes["connection"] = conn
@@ -79,7 +79,7 @@ def test_what_is_in_the_database_survives_the_migrations(tmp_path):
             "INSERT INTO leases (job, epoch, worker, expires_at, stage, k, n)"
             " VALUES ('j', 1, 'w', '2026-01-01', 'denoise', 3, 4)"
         )
-    migrate(database.url)
+    migrate(url)
     with database.write() as conn:
         assert conn.exec_driver_sql("SELECT job, stage, k FROM leases").fetchall() == [("j", "denoise", 3)]
         conn.exec_driver_sql("UPDATE leases SET stage = 'image'")
