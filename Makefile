@@ -21,7 +21,7 @@ down: $(VENV)/.server
 	@$(FARM) down
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m tests.house.browser
+	@$(BIN)/python -m tests.house.packages
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 

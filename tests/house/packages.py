@@ -1,4 +1,4 @@
-"""Brings what the browser tests need: Chromium and a Chinese font, installed where we are root on Debian."""
+"""Brings what tests need from Debian: Chromium, a Chinese font, systemd-analyze; installed where we are root."""
 
 import os
 import shutil
@@ -18,6 +18,8 @@ def missing() -> list[str]:
         packages.append("chromium")
     if not FONT.exists():
         packages.append("fonts-noto-cjk")
+    if shutil.which("systemd-analyze") is None:
+        packages.append("systemd")
     return packages
 
 
@@ -26,7 +28,7 @@ def main() -> int:
     if not packages:
         return 0
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        print(f"the browser tests need {' and '.join(packages)}: install them first", file=sys.stderr)
+        print(f"the tests need {' and '.join(packages)}: install them first", file=sys.stderr)
         return 1
     print(f"installing {' '.join(packages)}")
     quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
