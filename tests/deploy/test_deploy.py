@@ -1,4 +1,4 @@
-"""What stands in deploy/ is true of this farm: its commands, options and tests exist, and its files are whole."""
+"""What stands in deploy/ is true of this farm: commands, options and tests exist, and its files hold together."""
 
 import re
 import shlex
