@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from model.checkpoints.digest import weights_digest
-
+from model.library import Library
 from tests.cluster import fake_model
 
 
 class Pipeline(fake_model.Pipeline):
-    def __init__(self, preset: Any) -> None:
-        super().__init__(preset)
-        self.digest = weights_digest(preset)
+    def __init__(self, preset: Any, device: str = "cpu") -> None:
+        super().__init__(preset, device)
+        self.digest = Library().digest(preset)
