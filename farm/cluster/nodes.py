@@ -37,6 +37,8 @@ from farm.storage.store import open_store
 _KNOCK = 5.0  # seconds until a server that does not answer is called unreachable
 _SQLITE = "sqlite:///"
 
+_RAYS_OWN_PORTS = range(10002, 20000)  # of its worker processes, where nobody says otherwise
+
 
 class JoinRefused(FarmError):
     code = "join_refused"
@@ -75,6 +77,12 @@ def serve(
         }
     )  # fmt: skip
     _refuse_public_page(settings)
+    if settings.ray_port in _RAYS_OWN_PORTS:
+        raise InvalidRequest(
+            f"Ray gives port {settings.ray_port} to its own workers",
+            f"choose one below {_RAYS_OWN_PORTS.start} or above {_RAYS_OWN_PORTS.stop - 1} with --ray-port",
+            field="ray_port",
+        )
     if not _is_loopback(settings.listen):
         _refuse_what_stays_here(settings)
     probe_model(settings)

@@ -67,6 +67,14 @@ def test_a_sqlite_file_is_not_offered_to_other_machines(tmp_path: Path):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("port", [10002, 19999])
+def test_a_port_that_ray_gives_to_its_workers_is_refused_by_name(tmp_path: Path, port: int):
+    settings = load_settings(home=tmp_path / "home", port=ray_node.free_port(), ray_port=port)
+    with pytest.raises(InvalidRequest, match=f"port {port} to its own workers") as caught:
+        nodes.serve(settings)
+    assert "--ray-port" in caught.value.next
+
+
 def test_a_port_of_rays_that_is_taken_is_said_with_its_flag(tmp_path: Path, server: str):
     settings = load_settings(
         home=tmp_path / "home", port=ray_node.free_port(), ray_port=int(server.rpartition(":")[2])
