@@ -52,7 +52,7 @@ class Actors:
                 "CUDA_VISIBLE_DEVICES": slot.gpu if slot.is_gpu else "",
                 # glibc's arena per thread holds up to 6 % more after one job than after the next (measured).
                 "MALLOC_ARENA_MAX": "1",
-                # Weights for 70 of 80 GB leave no room for the 5 GB that fixed segments lose between blocks (measured).
+                # 70 GB of weights and work leave no room for the 5 GB that fixed segments lose (measured).
                 "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
             }},
         ).remote(farm_wide(self._settings), slot)  # fmt: skip
