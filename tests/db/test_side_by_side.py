@@ -11,11 +11,12 @@ from farm.db import jobs, leases, nodes, quarantines, workers
 from farm.db.dialect import farm_now
 from farm.db.engine import open_database
 from farm.db.leases import claiming
+from farm.db.tables import dependencies
 from farm.db.tables import jobs as job_rows
 from farm.db.tables import leases as lease_rows
 from farm.db.tables import workers as worker_rows
 from farm.domain.job import Dependency
-from farm.domain.states import JobState, Order, Wish
+from farm.domain.states import After, JobState, Order, Wish
 from farm.domain.worker import Beat
 from tests.db.conftest import LANE, register, submit_one, video
 from tests.private_servers import until
@@ -232,3 +233,23 @@ def test_a_success_that_meets_due_is_seen_by_the_next_look(db, other):
     assert look.ends() == []
     leases.due(db)
     assert jobs.get(db, second.id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("act", ["lost", "claim", "cancel"])
+def test_a_job_that_a_new_one_is_about_to_wait_for_moves_on(db, other, act):
+    """Who accepts the new job holds its lane, which the end of the other one has to pay: a ring, if it waited."""
+    if db.dialect == "sqlite":
+        pytest.skip("its writers take turns")
+    register(db)
+    first = submit_one(db)
+    second = submit_one(db, hold=True)
+    if act == "lost":
+        assert leases.claim(db, "w1", LANE)
+    with db.write() as conn:
+        conn.execute(insert(dependencies).values(job=second.id, needs=first.id, mode=After.SUCCESS))
+        do = {
+            "lost": lambda: leases.lost(other, first.id, 1, "died"),
+            "claim": lambda: leases.claim(other, "w1", LANE),
+            "cancel": lambda: jobs.cancel(other, first.id),
+        }
+        assert Act(do[act]).ends()
