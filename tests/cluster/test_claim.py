@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from farm.cluster.beats import Answer, SentBeat
 from farm.cluster.claim import Claim
-from farm.cluster.dispatcher import Health
 from farm.domain.job import Assignment, JobSpec, Progress
 from farm.domain.states import Order, Outcome, StageName
 from farm.domain.worker import Beat
@@ -61,25 +58,3 @@ def test_beats_and_answers_survive_the_wire():
     assert SentBeat.decode(idle.encode()) == idle
     answer = Answer("j", 2, Order.CANCEL, 12.5, leave=True)
     assert Answer.decode(answer.encode()) == answer
-
-
-def test_nobody_is_reaped_before_the_database_has_answered_for_a_full_ttl(monkeypatch: pytest.MonkeyPatch):
-    clock = Clock()
-    monkeypatch.setattr("farm.cluster.dispatcher.steady_clock", clock)
-    health = Health(30.0)
-
-    def answered_for(seconds: int) -> bool:
-        said = False
-        for _ in range(seconds):
-            clock.now += 1
-            said = health.answered()
-        return said
-
-    assert not answered_for(29)
-    assert answered_for(1)
-    health.failed()
-    assert not answered_for(29)
-    assert answered_for(1)
-    clock.now += 60  # the dispatcher was asleep, and the agents may have been, too
-    assert not answered_for(30)  # the first of them is where counting begins anew
-    assert answered_for(1)
