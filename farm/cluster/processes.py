@@ -26,6 +26,14 @@ def started(pid: int) -> int | None:
     return None
 
 
+def name(pid: int) -> str | None:
+    """The first 15 characters of the program's name; None if it is gone."""
+    try:
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def session_members(leader: int) -> list[int]:
     """Living processes of the session that `leader` opened, whether or not it lives."""
     members: list[int] = []

@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from farm.cluster import ray_head
 from farm.cluster.device import usable_cores
 from farm.cluster.slots import slots_here, slots_in
 from farm.domain.errors import InvalidRequest
@@ -114,6 +115,7 @@ def before_start(params: Any, head: bool) -> None:
     """Ray's own hook on `ray start`, in that process."""
     params.ray_client_server_port = None  # the "ray client" server, which nobody here speaks to
     if head:
+        ray_head.outlive_the_gcs(Path(params.temp_dir) / "gcs")
         # A head that was killed has left its address there; where nodes still look for it, Ray would take it
         # for a running one and refuse to start.
         (Path(params.temp_dir) / "ray_current_cluster").unlink(missing_ok=True)
