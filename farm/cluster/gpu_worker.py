@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from farm.cluster import device
+from farm.cluster import device, vacancy
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim
 from farm.cluster.node_settings import settings_here
@@ -130,6 +130,7 @@ class GpuWorker:
         # Thousands of workers, each with a few statements a minute: none keeps a connection for them.
         db = open_database(self._settings.database_url, pooled=False)
         workers.register(db, self._introduction())
+        vacancy.enter(self._slot, self._settings, self._id, self._log)
         renderer = Renderer(
             self._settings, db, open_store(self._settings.store), self._scratch, self._resident, self._log
         )

@@ -55,9 +55,7 @@ def finish(
     return won[-1]
 
 
-def patiently(
-    claim: Claim, act: Callable[[], None], log: Log, heeding: frozenset[Outcome] = _ORDERS
-) -> None:
+def patiently(claim: Claim, act: Callable[[], None], log: Log, heeding: frozenset[Outcome] = _ORDERS) -> None:
     """`act` until it is done. Only an order in `heeding` ends the waiting: raises Stopped.
 
     A lease that merely ran out does not: the fence decides. A refusal is raised after ten minutes.

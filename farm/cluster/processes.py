@@ -44,6 +44,17 @@ def session_members(leader: int) -> list[int]:
     return members
 
 
+def marked(variable: str, value: str) -> list[int]:
+    """Living processes of this user that were started with this in their environment."""
+    wanted, found = f"{variable}={value}".encode(), list[int]()
+    for entry in _PROC.iterdir() if _PROC.is_dir() else ():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # gone, or another user's
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
 def own_children() -> list[int]:
     """Living or dead processes whose parent is this one, orphans that were handed to it included."""
     found: list[int] = []

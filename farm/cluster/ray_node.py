@@ -41,6 +41,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "500",
         "RAY_health_check_failure_threshold": "4",
+        # What a worker has started dies with it; what left its group is found by its successor (vacancy.py).
+        "RAY_process_group_cleanup_enabled": "1",
         # No spare workers: ours have an environment of their own, which spares could not serve.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",

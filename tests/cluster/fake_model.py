@@ -2,12 +2,14 @@
 
 An image is shown throughout ("pad": between black bars).
 "gate=PATH": waits at step 3 until PATH exists. "crowd=FOLDER": the worker notes itself there, in a file called
-as its GPU, and waits until six have. "oom", "fault", "black", "corrupt": fails so.
+as its GPU, and waits until six have. "children=PATH": starts two processes
+that sleep, and writes their pids, once. "oom", "fault", "black", "corrupt": fails so.
 """
 
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -77,10 +79,20 @@ def _act(prompt: str, cancelled: Callable[[], bool]) -> None:
         if word.startswith("gate="):
             while not Path(word.removeprefix("gate=")).exists() and not cancelled():
                 time.sleep(0.02)
+        if word.startswith("children=") and not (note := Path(word.removeprefix("children="))).exists():
+            _start_children(note)
         if word == "oom":
             raise MemoryError("no room for 3 GiB")
         if word == "fault":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def _start_children(note: Path) -> None:
+    """Two that would sleep on: one in the worker's own process group, one that leaves it."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    pids = [subprocess.Popen(sleep, start_new_session=runs_off).pid for runs_off in (False, True)]
+    note.with_suffix(".new").write_text(json.dumps(pids))
+    note.with_suffix(".new").rename(note)
 
 
 def _moving_square(spec: RenderSpec) -> Any:

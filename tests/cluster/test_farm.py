@@ -1,11 +1,13 @@
 """Promises of the machines' side, kept by real processes: Ray actors, agent, dispatcher, one database."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from farm.cluster.processes import started
 from farm.db import jobs, workers
 from farm.domain.states import JobState, Outcome, Wish
 from farm.media.check import decode, read_metadata
@@ -57,6 +59,21 @@ def test_a_killed_worker_costs_an_attempt_and_not_the_job(farm: Farm, gate: Path
     assert won.outcome is Outcome.SUCCEEDED
     # The slot is manned again, by another process.
     assert victim.id not in {w.id for w in farm.wait_idle(2)}
+
+
+def test_what_a_worker_has_started_dies_with_it(farm: Farm, gate: Path, tmp_path: Path):
+    note = tmp_path / "children"
+    job = farm.submit(f"children={note} gate={gate}")
+    children: list[int] = until("it has children", lambda: note.exists() and json.loads(note.read_text()))
+    (first,) = jobs.attempts(farm.db, job)
+    victim = next(w for w in farm.workers() if w.id == first.worker)
+    os.kill(victim.pid, signal.SIGKILL)
+    until("they are gone", lambda: not any(started(pid) is not None for pid in children))
+    gate.touch()
+    assert farm.wait_final(job).state is JobState.SUCCEEDED
+    # Its successor has found the one that had left the worker's process group.
+    killed = [e for e in farm.events("worker") if e["event"] == "leftovers_killed" and e["of"] == victim.id]
+    assert [e["pids"] for e in killed] == [children[1:]]
 
 
 def test_cancel_reaches_the_worker_at_its_next_step(farm: Farm, gate: Path):
