@@ -15,6 +15,7 @@ from farm.cluster.faults import AWAY, Fault, Stopped, classify
 from farm.cluster.previews import Previews
 from farm.cluster.resident import Pipeline, Resident
 from farm.cluster.stages import StageClock
+from farm.cluster.watchdog import limits
 from farm.db import leases
 from farm.db.engine import Database
 from farm.domain.errors import BrokenVideo
@@ -83,6 +84,7 @@ class Renderer:
             model=assignment.spec.model,
             size=f"{assignment.spec.width}x{assignment.spec.height}",
         )
+        claim.allow(leases.deadlines(self._db, assignment.spec, limits(self._settings)))
         device.reset_peak_memory()
         clock = StageClock(claim)
         path = self._scratch / f"{assignment.job}-{assignment.epoch}.mp4"
@@ -107,7 +109,7 @@ class Renderer:
         spec = claim.assignment.spec
         clock.enter(StageName.LOADING)
         image = None if spec.image is None else pixels(fetch(self._store, spec.image))
-        pipeline = self._resident.pipeline(spec.model, spec.model_digest)
+        pipeline = self._resident.pipeline(spec.model, spec.model_digest, claim.assignment.memory_plan)
         _raise_if_stopped(claim)
         encoder = Encoder(path, size=(spec.width, spec.height), fps=spec.fps)
         try:

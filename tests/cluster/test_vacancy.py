@@ -82,7 +82,7 @@ def test_memory_that_nobody_holds_any_more_keeps_the_next_worker_out(settings: S
     use(settings, 1 * GIB)
     enter(settings, "last", log)
     use(settings, 41 * GIB)
-    with pytest.raises(DeviceNotFree, match="40.0 GiB of Paper GPU are held by no process that lives"):
+    with pytest.raises(DeviceNotFree, match=r"40\.0 GiB of Paper GPU are held by no process that lives"):
         enter(settings, "next", log, patience=0.0)
     # It stays out: the one after it finds the same.
     with pytest.raises(DeviceNotFree):
