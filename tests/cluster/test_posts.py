@@ -60,7 +60,9 @@ class PaperActors:
         self.watches[actor].set_result(WorkerStatus(2, f"worker-{actor}", 4711, False, 0, leaving=True))
 
     def die(self, actor: str, why: str = "") -> None:
-        self.watches[actor].set_exception(ray.exceptions.ActorDiedError(why))
+        error = ray.exceptions.ActorDiedError()
+        error.error_msg = why or error.error_msg
+        self.watches[actor].set_exception(error)
 
 
 @pytest.fixture
