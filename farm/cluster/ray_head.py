@@ -21,8 +21,7 @@ def outlive_the_gcs(folder: Path) -> None:
     # A head that starts anew is a new cluster: actors and nodes of the one before would only be ghosts in it.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
-    os.environ["RAY_gcs_storage"] = "rocksdb"
-    os.environ["RAY_gcs_storage_path"] = str(folder)
+    os.environ.update({"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder)})
     node: Any = importlib.import_module("ray._private.node").Node
     gcs = "gcs_server"
     real = node.dead_processes

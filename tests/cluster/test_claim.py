@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from farm.cluster.beats import Answer, SentBeat
 from farm.cluster.claim import Claim
 from farm.domain.job import Assignment, JobSpec, Progress
