@@ -76,6 +76,12 @@ class Settings(BaseSettings):
     stall_unknown: float = Field(
         default=1800.0, gt=0, description="seconds without progress of a stage that few have done before"
     )
+    quarantine_after: int = Field(
+        default=2, ge=1, description="jobs with device faults on a GPU within an hour that set it aside"
+    )
+    quarantine_seconds: float = Field(
+        default=900.0, gt=0, description="until a GPU that was set aside is probed; doubled each time in a row"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")

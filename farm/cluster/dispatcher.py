@@ -15,9 +15,9 @@ from farm.cluster.actors import Actors
 from farm.cluster.claim import steady_clock
 from farm.cluster.deaths import bury_forgotten
 from farm.cluster.poke import listen, send
+from farm.cluster.policies import stall_limits
 from farm.cluster.post import Bar, Post
 from farm.cluster.slots import Slot
-from farm.cluster.watchdog import limits
 from farm.db import events, lanes, leases, nodes, pokes, quarantines, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
@@ -126,7 +126,7 @@ class Dispatcher:
 
     def _end_hung(self) -> None:
         """Of those whose own watchdog has not done it. What is killed here is told as lost when it is seen dead."""
-        for one in leases.stalled(self._db, limits(self._settings)):
+        for one in leases.stalled(self._db, stall_limits(self._settings)):
             post = next((post for post in self._posts.values() if post.worker_id == one.worker), None)
             if post is not None and one.seconds > one.allowed + self._settings.lease_ttl:
                 post.end_hung(one.cause)

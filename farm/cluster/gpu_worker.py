@@ -13,6 +13,7 @@ from farm.cluster import device, probe, vacancy
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim, Overdue
 from farm.cluster.node_settings import settings_here
+from farm.cluster.policies import quarantine_policy
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.cluster.sigterm import on_sigterm
@@ -38,7 +39,6 @@ _SIT_OUT, _LONGEST_SIT_OUT = 5.0, 120.0
 _LOOK_AT_DISK = 10.0  # seconds between two looks for models that came or went
 _LAST_WORDS = 8.0  # seconds for the step in hand, and for giving its job back
 _LAST_CALL = 5.0  # seconds for telling the database why a hung process ends
-_NOT_FREE = 900.0  # seconds until a device that was not free is looked at again
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,9 @@ class GpuWorker:
             vacancy.enter(self._slot, self._settings, self._id, self._log)
         except DeviceNotFree as error:
             self._log.error("device_not_free", error, next=error.next)
-            if not quarantines.probe_failed(db, self._slot.gpu, error.message):
-                quarantines.put(db, self._slot.gpu, f"{error.message}; {error.next}", "its worker", _NOT_FREE)
+            policy = quarantine_policy(self._settings)
+            if not quarantines.probe_failed(db, self._slot.gpu, error.message, policy):
+                quarantines.put(db, self._slot.gpu, f"{error.message}; {error.next}", "its worker", policy.seconds)
             self._exit(5)
 
     def _prove(self, db: Database) -> None:
@@ -243,7 +244,8 @@ class GpuWorker:
             said = probe.run(self._resident, self._library.find(self._settings.model), self._slot.is_gpu)
         except Exception as error:  # whatever it is, the card is not to be trusted with a job
             self._log.error("probe_failed", error)
-            quarantines.probe_failed(db, self._slot.gpu, f"{type(error).__name__}: {device.first_line(error)}")
+            said = f"{type(error).__name__}: {device.first_line(error)}"
+            quarantines.probe_failed(db, self._slot.gpu, said, quarantine_policy(self._settings))
             self._exit(5)
         released = quarantines.probe_passed(db, self._slot.gpu, said)
         self._log.info("probe_passed", found=said, released=released)

@@ -10,6 +10,7 @@ from farm.cluster.actors import ActorDied, Actors, answer
 from farm.cluster.claim import steady_clock
 from farm.cluster.deaths import bury
 from farm.cluster.gpu_worker import WorkerStatus
+from farm.cluster.policies import quarantine_policy
 from farm.cluster.slots import Slot
 from farm.db import leases, quarantines
 from farm.db.engine import Database
@@ -191,7 +192,8 @@ class Post:
 
     def _tell_deaths(self) -> None:
         if self._failed_probe:  # where the worker has said so itself, or was released, this changes nothing
-            quarantines.probe_failed(self._db, self._slot.gpu, "the probe's process died")
+            policy = quarantine_policy(self._settings)
+            quarantines.probe_failed(self._db, self._slot.gpu, "the probe's process died", policy)
             self._failed_probe = False
         while self._deaths:
             dead = self._deaths[0]

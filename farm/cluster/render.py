@@ -12,10 +12,10 @@ from farm.cluster import device, offering
 from farm.cluster.beating import renew_lease
 from farm.cluster.claim import Claim
 from farm.cluster.faults import AWAY, Fault, Stopped, classify
+from farm.cluster.policies import quarantine_policy, stall_limits
 from farm.cluster.previews import Previews
 from farm.cluster.resident import Pipeline, Resident
 from farm.cluster.stages import StageClock
-from farm.cluster.watchdog import limits
 from farm.db import leases
 from farm.db.engine import Database
 from farm.domain.errors import BrokenVideo
@@ -84,7 +84,7 @@ class Renderer:
             model=assignment.spec.model,
             size=f"{assignment.spec.width}x{assignment.spec.height}",
         )
-        claim.allow(leases.deadlines(self._db, assignment.spec, limits(self._settings)))
+        claim.allow(leases.deadlines(self._db, assignment.spec, stall_limits(self._settings)))
         device.reset_peak_memory()
         clock = StageClock(claim)
         path = self._scratch / f"{assignment.job}-{assignment.epoch}.mp4"
@@ -199,7 +199,7 @@ class Renderer:
             case _:
                 state = leases.fail(
                     self._db, *key, fault.outcome, fault.error, timings=timings, peak_memory=peak,
-                    crash_cap=self._settings.crash_cap,
+                    crash_cap=self._settings.crash_cap, quarantine=quarantine_policy(self._settings),
                 )  # fmt: skip
                 return state is not None
 

@@ -5,15 +5,8 @@ from collections.abc import Callable
 
 from farm.cluster.claim import Claim, Overdue
 from farm.ops.logging import Log
-from farm.scheduling.stalls import StallLimits
-from farm.settings import Settings
 
 _LOOK_EVERY = 0.5
-
-
-def limits(settings: Settings) -> StallLimits:
-    """What counts as too long in this farm."""
-    return StallLimits(settings.stall_times, settings.stall_floor, settings.stall_loading, settings.stall_unknown)
 
 
 class Watchdog:

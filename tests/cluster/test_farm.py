@@ -93,7 +93,8 @@ def test_cancel_reaches_the_worker_at_its_next_step(farm: Farm, gate: Path):
     [
         ("this is too long", JobState.FAILED, Outcome.USER_ERROR, 1, "invalid_request"),
         ("corrupt", JobState.FAILED, Outcome.USER_ERROR, 1, "corrupt_weights"),
-        ("oom", JobState.FAILED, Outcome.OUT_OF_MEMORY, 3, "out_of_memory"),
+        ("oom", JobState.FAILED, Outcome.OUT_OF_MEMORY, 2, "out_of_memory"),  # with each memory plan
+        ("bug", JobState.FAILED, Outcome.LOST, 3, "poison"),
         ("black", JobState.FAILED, Outcome.DEVICE_FAULT, 3, "poison"),
         ("fault", JobState.FAILED, Outcome.DEVICE_FAULT, 3, "poison"),
     ],

@@ -279,6 +279,22 @@ def test_a_void_claim_is_not_rendered(place: Workplace, renders: list[int]):
     assert not renders
 
 
+def test_what_does_not_fit_is_tried_again_with_a_smaller_plan(place: Workplace):
+    job = place.submit("large")
+    first = place.claim(job)
+    assert first.memory_plan == 0
+    assert place.render(Claim(first, 20.0)).outcome is Outcome.OUT_OF_MEMORY
+    second = place.claim(job)
+    assert second.memory_plan == 1
+    assert place.render(Claim(second, 20.0)).outcome is Outcome.SUCCEEDED
+    assert jobs.get(place.db, job).failures == 0, "nobody's fault"
+    loaded = [line["memory_plan"] for line in place.log_lines() if line["event"] == "model_loaded"]
+    assert loaded == [0, 1]
+    # What keeps less on the card renders the next job as well.
+    place.render(Claim(place.claim(place.submit()), 20.0))
+    assert len([line for line in place.log_lines() if line["event"] == "model_loaded"]) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "outcome", "suspect"),
     [
