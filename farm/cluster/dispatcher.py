@@ -29,6 +29,7 @@ from farm.scheduling.lanes import LaneView, next_lane
 from farm.settings import Settings, load_settings
 
 _POLL = 1.0  # seconds between two looks when nobody pokes
+_SELDOM = 5.0  # seconds between two looks for what is rare and in no hurry
 _PRUNE_EVERY = 3600.0  # seconds between two prunings of the outbox, which is kept for days
 _STOP = b"stop"
 
@@ -45,7 +46,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._answering = Answering(settings.lease_ttl, steady_clock)
-        self._prune_at = 0.0
+        self._prune_at = self._seldom_at = 0.0
 
     def run(self) -> None:
         """Until `stop`. Its socket is bound once Ray and the database have answered: that is "ready"."""
@@ -76,9 +77,11 @@ class Dispatcher:
         if bury_forgotten(self._settings, self._db, self._log):
             self._wake.set()
         self._claim()
-        self._end_hung()
-        self._take_back_fulfilled_wishes()
         self._reap()
+        if steady_clock() >= self._seldom_at:
+            self._seldom_at = steady_clock() + _SELDOM
+            self._end_hung()
+            self._take_back_fulfilled_wishes()
         if steady_clock() >= self._prune_at:
             self._prune_at = steady_clock() + _PRUNE_EVERY
             events.prune(self._db)

@@ -9,19 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from farm.cluster import device, probe, vacancy
+from farm.cluster import admission, device
+from farm.cluster.admission import NotAdmitted
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim, Overdue
 from farm.cluster.node_settings import settings_here
-from farm.cluster.policies import quarantine_policy
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.cluster.sigterm import on_sigterm
 from farm.cluster.slots import Slot, gpu_of, threads_for
-from farm.cluster.vacancy import DeviceNotFree
 from farm.cluster.watchdog import Watchdog
 from farm.cluster.wear import Memory, Wear
-from farm.db import leases, models, quarantines, workers
+from farm.db import leases, models, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.job import Assignment
@@ -132,6 +131,11 @@ class GpuWorker:
         """A render thread that ends takes the process with it: an actor without one would look alive."""
         try:
             self._run()
+        except NotAdmitted as refused:
+            with self._changed:
+                self._ends = refused.message
+                self._change(self._state)
+            self._exit(5)
         except BaseException as error:
             self._log.error("worker_failed", error)
             self._exit(1)
@@ -143,14 +147,17 @@ class GpuWorker:
         db = open_database(self._settings.database_url, pooled=False)
         workers.register(db, self._introduction())
         self._beater.start()
-        self._take_device(db)
+        admission.take(self._slot, self._settings, self._id, db, self._log)
         renderer = Renderer(
             self._settings, db, open_store(self._settings.store), self._scratch, self._resident, self._log
         )
         self._watchdog.start()
         self._load()
         if self._on_probation:
-            self._prove(db)
+            with self._changed:
+                self._change("probing")
+            preset = self._library.find(self._settings.model)
+            admission.prove(self._slot, self._settings, self._resident, preset, db, self._log)
         self._advertise(db)
         with self._changed:
             self._change("idle")
@@ -224,33 +231,6 @@ class GpuWorker:
         else:
             self._advertised = held
             self._log.info("models_told", models={one.name: one.digest for one in held})
-
-    def _take_device(self, db: Database) -> None:
-        """Free of whoever had it last, or set aside: two processes on one card would both run out of memory."""
-        try:
-            vacancy.enter(self._slot, self._settings, self._id, self._log)
-        except DeviceNotFree as error:
-            self._log.error("device_not_free", error, next=error.next)
-            policy = quarantine_policy(self._settings)
-            if not quarantines.probe_failed(db, self._slot.gpu, error.message, policy):
-                quarantines.put(db, self._slot.gpu, f"{error.message}; {error.next}", "its worker", policy.seconds)
-            self._exit(5)
-
-    def _prove(self, db: Database) -> None:
-        """The probe after a quarantine. Ends the process unless the device is released by it."""
-        with self._changed:
-            self._change("probing")
-        try:
-            said = probe.run(self._resident, self._library.find(self._settings.model), self._slot.is_gpu)
-        except Exception as error:  # whatever it is, the card is not to be trusted with a job
-            self._log.error("probe_failed", error)
-            said = f"{type(error).__name__}: {device.first_line(error)}"
-            quarantines.probe_failed(db, self._slot.gpu, said, quarantine_policy(self._settings))
-            self._exit(5)
-        released = quarantines.probe_passed(db, self._slot.gpu, said)
-        self._log.info("probe_passed", found=said, released=released)
-        if not released and any(one.gpu == self._slot.gpu for one in quarantines.find(db)):
-            self._exit(0)  # somebody has prolonged it meanwhile
 
     def _load(self) -> None:
         device.set_threads(threads_for(self._slot, self._settings))

@@ -26,6 +26,14 @@ def started(pid: int) -> int | None:
     return None
 
 
+def boot() -> str:
+    """Which start of this machine it is: pids and ticks of another one mean nothing. "" where nobody says."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def name(pid: int) -> str | None:
     """The first 15 characters of the program's name; None if it is gone."""
     try:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from farm import gpus
-from farm.cluster import processes
+from farm.cluster import beats, processes
 from farm.cluster.slots import Slot
 from farm.domain.errors import FarmError
 from farm.ops.logging import Log
@@ -38,6 +38,7 @@ class _Note:
     worker: str
     pid: int
     started: int
+    boot: str
     used: int
 
 
@@ -46,18 +47,22 @@ def enter(slot: Slot, settings: Settings, worker: str, log: Log, patience: float
     os.environ[MARK] = worker
     path = _note(slot, settings)
     last = _read(path)
-    if last is not None and last.worker != worker:
+    if last is not None and last.boot == processes.boot():  # the machine's restart has freed everything
         deadline = time.monotonic() + patience
-        _end(last, deadline, log)
+        _end(settings, last, deadline, log)
         if slot.is_gpu:
             _wait_for_memory(slot.gpu, last, deadline, log)
     used = gpus.use(slot.gpu) if slot.is_gpu else None
-    mine = _Note(worker, os.getpid(), processes.started(os.getpid()) or 0, used.gpu.memory_used if used else 0)
+    mine = _Note(
+        worker, os.getpid(), processes.started(os.getpid()) or 0, processes.boot(),
+        used.gpu.memory_used if used else 0,
+    )  # fmt: skip
     _write(path, mine)
 
 
-def _end(last: _Note, deadline: float, log: Log) -> None:
+def _end(settings: Settings, last: _Note, deadline: float, log: Log) -> None:
     """Ray calls a worker dead that only cannot be reached, and knows nothing of children that left its group."""
+    beats.reply_socket(settings, last.worker).unlink(missing_ok=True)
     if left := _left(last):
         log.warning("leftovers_killed", of=last.worker, pids=left)
     while left:

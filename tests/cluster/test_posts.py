@@ -73,6 +73,11 @@ def db(tmp_path: Path) -> Iterator[Database]:
     db.close()
 
 
+@pytest.fixture(autouse=True)
+def _every_look_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.cluster.dispatcher._SELDOM", 0.0)
+
+
 def dispatcher_of(tmp_path: Path, db: Database, actors: Any) -> Dispatcher:
     settings = load_settings(home=tmp_path)
     settings.make_folders()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.cluster import processes, vacancy
+from farm.cluster import beats, processes, vacancy
 from farm.cluster.slots import Slot
 from farm.cluster.vacancy import MARK, DeviceNotFree
 from farm.ops.logging import Log, start_log
@@ -66,7 +66,10 @@ def test_what_the_last_worker_had_started_is_ended(
     settings: Settings, log: Log, sleeper: "subprocess.Popen[bytes]"
 ):
     enter(settings, "last", log)
+    socket = beats.reply_socket(settings, "last")
+    socket.touch()
     enter(settings, "next", log)
+    assert not socket.exists()
     assert sleeper.wait(10) == -signal.SIGKILL
     assert processes.started(os.getpid()) is not None, "and nobody else was"
     assert said(settings) == ["leftovers_killed"]
@@ -97,6 +100,16 @@ def test_the_next_worker_waits_until_it_is_free(settings: Settings, log: Log, mo
     monkeypatch.setattr(vacancy.time, "sleep", lambda _: use(settings, 0))  # the driver frees it meanwhile
     enter(settings, "next", log)
     assert said(settings) == ["waits_for_memory"]
+
+
+def test_a_restart_of_the_machine_has_freed_everything(
+    settings: Settings, log: Log, monkeypatch: pytest.MonkeyPatch
+):
+    enter(settings, "last", log)
+    use(settings, 40 * GIB)
+    monkeypatch.setattr(processes, "boot", lambda: "another one")
+    enter(settings, "next", log, patience=0.0)
+    assert said(settings) == []
 
 
 def test_what_a_stranger_holds_is_no_obstacle(settings: Settings, log: Log):
