@@ -235,6 +235,29 @@ def test_a_node_that_joins_late_takes_jobs(cluster: Cluster, tmp_path: Path):
     cluster.wait_gpus("a", "b", "c")
 
 
+def test_a_node_that_freezes_and_thaws_changes_nothing(cluster: Cluster, tmp_path: Path):
+    """Raylet, agent and workers at once: nobody says farewell. Thawed, it learns that it was given up, and rejoins."""
+    gate = tmp_path / "gate"
+    cluster.wait_gpus("a", "b", "c")
+    before = {w.id: w.gpu for w in cluster.farm.workers()}
+    ids = cluster.submit(6, f"gate={gate}")
+    for job in ids:
+        cluster.farm.wait_step(job)
+    hit = {job for job in ids if before[_first(cluster.farm, job).worker] in GPUS["b"]}
+    assert len(hit) == 2
+    send(cluster.nodes["b"].processes(), signal.SIGSTOP)
+    until("their jobs are taken back", lambda: all(_first(cluster.farm, job).outcome for job in hit))
+    gate.touch()
+    ended = cluster.finish(ids)
+    assert {(job.state, job.failures) for job in ended} == {(JobState.SUCCEEDED, 0)}
+    assert {job.id for job in ended if job.epoch == 2} == hit
+    send(cluster.nodes["b"].processes(), signal.SIGCONT)
+    until("its old workers are gone", lambda: not _alive(cluster.farm, before, "b"))
+    cluster.wait_gpus("a", "b", "c")
+    assert [cluster.farm.job(job.id) for job in ended] == ended
+    assert {w.id for w in cluster.farm.workers()} >= {w for w, gpu in before.items() if gpu not in GPUS["b"]}
+
+
 def test_a_node_that_is_stopped_gives_its_jobs_back_without_blame(cluster: Cluster, tmp_path: Path):
     gate = tmp_path / "gate"
     cluster.wait_gpus("a", "b", "c")
@@ -266,6 +289,10 @@ def test_the_server_says_how_to_join_and_not_its_secret(cluster: Cluster):
 
 def _first(farm: Farm, job: str) -> Attempt:
     return min(jobs.attempts(farm.db, job), key=lambda attempt: attempt.epoch)
+
+
+def _alive(farm: Farm, known: dict[str, str], node: str) -> set[str]:
+    return {w.id for w in farm.workers() if known.get(w.id) in GPUS[node]}
 
 
 def _sockets(pid: int) -> list[str]:
