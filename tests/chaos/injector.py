@@ -1,4 +1,4 @@
-"""Faults at every statement, commit and storage call of one process: before, after it took effect, and slow.
+"""Faults at every statement, commit and storage call: before, after it took effect, slow, and the end of the process.
 
 Points are counted, so that a fault has a place (`the 217th`) at which it can be repeated.
 """
@@ -22,14 +22,27 @@ class Kind(StrEnum):
     AFTER = "after"  # it took effect, and the answer was lost
     HANG_BEFORE = "hang-before"  # the same, and the caller waited for long before it knew
     HANG_AFTER = "hang-after"
+    KILL_BEFORE = "kill-before"  # the process that asked dies, and with it all that it knew
+    KILL_AFTER = "kill-after"
 
     @property
     def takes_effect(self) -> bool:
-        return self in {Kind.AFTER, Kind.HANG_AFTER}
+        return self in {Kind.AFTER, Kind.HANG_AFTER, Kind.KILL_AFTER}
+
+    @property
+    def kills(self) -> bool:
+        return self in {Kind.KILL_BEFORE, Kind.KILL_AFTER}
 
     @property
     def hangs(self) -> bool:
         return self in {Kind.HANG_BEFORE, Kind.HANG_AFTER}
+
+
+ERRORS = tuple(kind for kind in Kind if not kind.kills)
+
+
+class Killed(BaseException):
+    """SIGKILL, as far as code in the same process can be made to feel it: nothing catches it, nothing is told."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,10 @@ class Injector:
     def disarm(self) -> None:
         self.plan.clear()
 
-    def point(self, name: str, do: Callable[[], Any], broken: Callable[[], Exception]) -> Any:
+    def point(
+        self, name: str, do: Callable[[], Any], broken: Callable[[], Exception], dies: Callable[[], object] = bool
+    ) -> Any:
+        """`broken` makes the error that the caller sees; `dies` does what the end of the process would do."""
         number, self.count = self.count, self.count + 1
         if self.tracing:
             self.trace.append(name)
@@ -73,6 +89,9 @@ class Injector:
             self._hang(fault.seconds)
         if fault.kind.takes_effect:
             do()
+        if fault.kind.kills:
+            dies()
+            raise Killed
         raise broken()
 
 
@@ -99,7 +118,7 @@ def inject(db: Database, injector: Injector) -> None:
                 return disk_error() if is_sqlite else cut_off(cursor.connection)
 
             label = " ".join(text.split())[:60]
-            return injector.point(label, lambda: really(dialect, cursor, text, *rest), broken)
+            return injector.point(label, lambda: really(dialect, cursor, text, *rest), broken, cursor.connection.rollback)
 
         return do
 
@@ -107,7 +126,7 @@ def inject(db: Database, injector: Injector) -> None:
         def broken() -> Exception:
             return disk_error() if is_sqlite else cut_off(connection.driver_connection)
 
-        injector.point("COMMIT", lambda: product.do_commit(dialect, connection), broken)
+        injector.point("COMMIT", lambda: product.do_commit(dialect, connection), broken, connection.rollback)
 
     for name in ("do_execute", "do_executemany", "do_execute_no_params"):
         setattr(dialect, name, statement(name))
