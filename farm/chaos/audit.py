@@ -138,7 +138,9 @@ def _broken(store: Store, job: Job, asked: Accepted | None, folder: Path) -> str
                 file.write(chunk)
         if digest.hexdigest() != artifact.sha256:
             return f"the store's bytes are {digest.hexdigest()[:12]}, the database says {artifact.sha256[:12]}"
-        frames, size = (job.spec.frames, (job.spec.width, job.spec.height)) if asked is None else (asked.frames, asked.size)
+        frames, size = (
+            (job.spec.frames, (job.spec.width, job.spec.height)) if asked is None else (asked.frames, asked.size)
+        )
         check_video(path, frames, size)
     except BrokenVideo as error:
         return error.message
@@ -147,7 +149,9 @@ def _broken(store: Store, job: Job, asked: Accepted | None, folder: Path) -> str
     return None
 
 
-def _measure(attempts: Sequence[Attempt], pids: dict[str, int], faults: Sequence[FaultRecord], found: Audit) -> None:
+def _measure(
+    attempts: Sequence[Attempt], pids: dict[str, int], faults: Sequence[FaultRecord], found: Audit
+) -> None:
     """From the kill of a worker to the release of its job, and to its job's next start."""
     for attempt, following in zip(attempts, [*attempts[1:], None], strict=False):
         if attempt.outcome is not Outcome.LOST or attempt.finished_at is None:
@@ -165,10 +169,10 @@ def _measure(attempts: Sequence[Attempt], pids: dict[str, int], faults: Sequence
 
 
 def summary(seconds: Sequence[float]) -> str:
-    """ "0.9 s (at most 2.1, of 12)" """
+    """ "0.90 s (at most 2.10, of 12)" """
     if not seconds:
         return "not seen"
-    return f"{median(seconds):.1f} s (at most {max(seconds):.1f}, of {len(seconds)})"
+    return f"{median(seconds):.2f} s (at most {max(seconds):.2f}, of {len(seconds)})"
 
 
 def _all_jobs(db: Database) -> list[Job]:

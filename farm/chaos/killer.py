@@ -23,9 +23,9 @@ _WEIGHTS = {
     "worker": 9, "agent": 3, "dispatcher": 3, "api": 3, "raylet": 1, "gcs": 1, "ray": 1, "postgres": 3, "seaweedfs": 3,
 }  # fmt: skip
 _BELOW_RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # as their command lines begin
-_PAUSE = (2.0, 6.0)  # seconds between two faults
+_PAUSE = (2.0, 5.0)  # seconds between two faults
 _FREEZES = (1.0, 5.0, 12.0, 25.0)  # seconds: a hiccup, within a lease, past it, past all patience
-_KILLS = 0.65  # of all faults
+_KILLS = 0.7  # of all faults
 _RETURN = 60.0  # seconds in which a successor is looked for
 
 
@@ -40,7 +40,9 @@ class Target:
 class Killer:
     """`run` for some seconds; afterwards nothing is left frozen."""
 
-    def __init__(self, settings: Settings, db: Database, journal: Journal, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, journal: Journal, seed: int, say: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._db = db
         self._journal = journal

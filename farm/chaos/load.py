@@ -99,7 +99,7 @@ class Load:
         elif odd < 0.06:
             words += f" {HUNGRY}"
         return {
-            "prompt": words, "steps": self._dice.randint(4, 16), "frames": 4 * self._dice.randint(1, 4) + 1,
+            "prompt": words, "steps": self._dice.randint(4, 25), "frames": 4 * self._dice.randint(1, 4) + 1,
             "priority": self._dice.choice((0, 0, 0, 5)),
         }  # fmt: skip
 
@@ -143,7 +143,9 @@ class Load:
                 self._pending[0]()
             except Refused as refusal:
                 if refusal.status < 500:
-                    raise LoadRefused(f"a wish of the load was refused: {refusal.message}", refusal.next) from refusal
+                    raise LoadRefused(
+                        f"a wish of the load was refused: {refusal.message}", refusal.next
+                    ) from refusal
                 raise
             self._pending.pop(0)
 

@@ -90,7 +90,10 @@ def run_faults(lab: Laboratory, product: str, count: int, seed: int) -> Tally:
             _, fired = lab.run(plan, order)
         except BaseException:
             told = ",".join(f"{point}:{fault.kind}:{fault.seconds:g}" for point, fault in plan.items())
-            print(f"again: python -m tests.chaos.faults --database {product} --seed {order} --plan {told}", file=sys.stderr)
+            print(
+                f"again: python -m tests.chaos.faults --database {product} --seed {order} --plan {told}",
+                file=sys.stderr,
+            )
             raise
         tally.runs += 1
         tally.faults += len(fired)

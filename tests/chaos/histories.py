@@ -60,7 +60,8 @@ def run_histories(url: str, count: int, first_seed: int, shrink: bool = True) ->
             try:
                 run_state_machine_as_test(seed(first_seed + number)(Run), settings=chosen)
             except BaseException:
-                again = f"--database {XX} --seed {first_seed + number} --count {ROUND}"
+                product = chaos.db.dialect.replace("postgresql", "postgres")
+                again = f"--database {product} --seed {first_seed + number} --count {ROUND}"
                 print(f"again: python -m tests.chaos.histories {again}", file=sys.stderr)
                 raise
     finally:

@@ -118,7 +118,9 @@ def inject(db: Database, injector: Injector) -> None:
                 return disk_error() if is_sqlite else cut_off(cursor.connection)
 
             label = " ".join(text.split())[:60]
-            return injector.point(label, lambda: really(dialect, cursor, text, *rest), broken, cursor.connection.rollback)
+            return injector.point(
+                label, lambda: really(dialect, cursor, text, *rest), broken, cursor.connection.rollback
+            )
 
         return do
 

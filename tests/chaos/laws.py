@@ -1,6 +1,7 @@
 """What must hold in every state, and between any two: the promises of the job protocol as plain Python."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from farm.domain.states import FINAL, JobState, Outcome
 from tests.chaos.snapshot import Snapshot
@@ -16,6 +17,8 @@ _FROM: Mapping[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset({JobState.QUEUED, JobState.SCHEDULED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED, JobState.SCHEDULED}),
 }
+
+_UNFINISHED = frozenset({JobState.QUEUED, JobState.LEASED, JobState.RUNNING})
 
 
 class Violation(AssertionError):
@@ -50,7 +53,10 @@ def check_state(now: Snapshot, store: Mapping[str, str]) -> None:
         must(sorted(epochs) == list(range(1, job.epoch + 1)), f"{job.id} has claims {epochs} at epoch {job.epoch}")
         mine = [now.attempts[job.id, epoch] for epoch in epochs]
         unfinished = [attempt.epoch for attempt in mine if attempt.finished_at is None]
-        must(unfinished == ([job.epoch] if job.active else []), f"{job.id} ({job.state}) has open claims {unfinished}")
+        must(
+            unfinished == ([job.epoch] if job.active else []),
+            f"{job.id} ({job.state}) has open claims {unfinished}",
+        )
         won = [attempt.epoch for attempt in mine if attempt.outcome == Outcome.SUCCEEDED]
         must(len(won) <= 1, f"{job.id} succeeded twice, at epochs {won}")
         must(job.final == (job.finished_at is not None), f"{job.id} is {job.state}, finished {job.finished_at}")
@@ -98,9 +104,31 @@ def check_step(before: Snapshot, now: Snapshot, retried: Iterable[str] = (), cla
         must(now.lanes[lane] >= paid, f"the lane {lane} was given time back")
 
 
+def check_paid(before: Snapshot, now: Snapshot) -> None:
+    """A lane pays for each claim once: the seconds that it ran. Nobody else pays, but a lane that joins anew."""
+    owed: dict[str, float] = {}
+    for key, attempt in now.attempts.items():
+        was = before.attempts.get(key)
+        if was is not None and was.finished_at is None and attempt.finished_at and attempt.started_at:
+            seconds = (_time(attempt.finished_at) - _time(attempt.started_at)).total_seconds()
+            lane = now.jobs[key[0]].lane
+            owed[lane] = owed.get(lane, 0.0) + max(0.0, seconds)
+    waiting = {job.lane for job in before.jobs.values() if job.state in _UNFINISHED}
+    for lane, paid in before.lanes.items():
+        if lane in waiting:
+            due = owed.get(lane, 0.0)
+            must(abs(now.lanes[lane] - paid - due) < 1e-3, f"{lane} owed {due} s and paid {now.lanes[lane] - paid}")
+
+
+def _time(value: datetime | str) -> datetime:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
 def _check_story(job: str, state: JobState, now: Snapshot) -> None:
     """The outbox tells every change, in steps that the state diagram has."""
-    told = [JobState(e.data["state"]) for e in now.news if e.kind == "job" and e.subject == job and "state" in e.data]
+    told = [
+        JobState(e.data["state"]) for e in now.news if e.kind == "job" and e.subject == job and "state" in e.data
+    ]
     must(told and told[-1] is now.jobs[job].state, f"{job} became {now.jobs[job].state}, the outbox says {told}")
     for following in told:
         must(following is state or following in _FROM[state], f"{job} went from {state} to {following}")

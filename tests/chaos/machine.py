@@ -20,7 +20,7 @@ from farm.domain.states import WAITING, JobState, Order, Outcome, StageName, Wis
 from farm.domain.worker import Beat, NewWorker, Worker
 from farm.scheduling.lanes import LaneView, next_lane
 from tests.chaos.injector import ERRORS, Fault, Injector, Kind, inject
-from tests.chaos.laws import FakeStore, check_state, check_step, must
+from tests.chaos.laws import FakeStore, check_paid, check_state, check_step, must
 from tests.chaos.snapshot import JobRow, Snapshot, take
 from tests.db.conftest import Clock
 
@@ -162,11 +162,16 @@ class Protocol(RuleBasedStateMachine):
         self._check_woken(idle)
 
     @precondition(lambda self: self.now.jobs)
-    @rule(which=st.integers(0, 7), ask=st.sampled_from([jobs.cancel, jobs.cancel, jobs.hold, jobs.release, jobs.retry, jobs.retry, jobs.hide]))
+    @rule(
+        which=st.integers(0, 7),
+        ask=st.sampled_from([jobs.cancel, jobs.cancel, jobs.hold, jobs.release, jobs.retry, jobs.retry, jobs.hide]),
+    )
     def person(self, which: int, ask: Callable[..., Any]) -> None:
         job = self._job(which)
         idle = self._idle_lanes()
-        said = self._call(lambda: _asked(ask, self.db, job.id), {job.id}, retried={job.id} if ask is jobs.retry else ())
+        said = self._call(
+            lambda: _asked(ask, self.db, job.id), {job.id}, retried={job.id} if ask is jobs.retry else ()
+        )
         if said is not NOTHING:
             must(said is _may(ask, job), f"{ask.__name__} of a job that is {job}: {said}")
         after = self.now.jobs[job.id]
@@ -200,7 +205,9 @@ class Protocol(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), closed=st.booleans())
     def lane(self, which: int, closed: bool) -> None:
         name = sorted(self.now.lanes)[which % len(self.now.lanes)]
-        said = self._call(lambda: lanes.close_lane(self.db, name, "night") if closed else lanes.open_lane(self.db, name), set())
+        said = self._call(
+            lambda: lanes.close_lane(self.db, name, "night") if closed else lanes.open_lane(self.db, name), set()
+        )
         if said is not NOTHING:
             (self.closed.add if closed else self.closed.discard)(name)
         else:
@@ -218,7 +225,9 @@ class Protocol(RuleBasedStateMachine):
             self.wishes[worker] = wish
         else:
             with self.world.eyes.read() as conn:
-                self.wishes[worker] = Wish(conn.exec_driver_sql(f"SELECT wish FROM workers WHERE id = '{worker}'").scalar_one())
+                self.wishes[worker] = Wish(
+                    conn.exec_driver_sql(f"SELECT wish FROM workers WHERE id = '{worker}'").scalar_one()
+                )
 
     # -- workers -----------------------------------------------------------------------------------
 
@@ -254,7 +263,10 @@ class Protocol(RuleBasedStateMachine):
         begun = mine and job.state is JobState.RUNNING
         self._answer(said, mine and job.state is JobState.LEASED, begun, f"start of {key}, which was {job}")
         if said is True:
-            must(self.now.jobs[key[0]].state is JobState.RUNNING, f"{key} started and is {self.now.jobs[key[0]].state}")
+            must(
+                self.now.jobs[key[0]].state is JobState.RUNNING,
+                f"{key} started and is {self.now.jobs[key[0]].state}",
+            )
 
     @precondition(lambda self: self.claims)
     @rule(backs=st.lists(st.integers(0, 7), min_size=1, max_size=3, unique=True), k=st.integers(0, 16))
@@ -271,7 +283,10 @@ class Protocol(RuleBasedStateMachine):
         must(orders == expected, f"the orders were {orders}, not {expected}")
         for key in (key for key, order in expected.items() if order is not Order.LOST):
             self.expires[key] = moment + timedelta(seconds=TTL)
-        must(all(o is not Order.LOST for o in orders.values()) or not self._moved_by(asked, orders), "a lost claim was renewed")
+        must(
+            all(o is not Order.LOST for o in orders.values()) or not self._moved_by(asked, orders),
+            "a lost claim was renewed",
+        )
 
     @precondition(lambda self: self.claims)
     @rule(back=st.integers(0, 7))
@@ -286,7 +301,10 @@ class Protocol(RuleBasedStateMachine):
         self._finish(assignment)
 
     @precondition(lambda self: self.claims)
-    @rule(back=st.integers(0, 7), outcome=st.sampled_from([Outcome.USER_ERROR, Outcome.OUT_OF_MEMORY, Outcome.DEVICE_FAULT, Outcome.LOST]))
+    @rule(
+        back=st.integers(0, 7),
+        outcome=st.sampled_from([Outcome.USER_ERROR, Outcome.OUT_OF_MEMORY, Outcome.DEVICE_FAULT, Outcome.LOST]),
+    )
     def fail(self, back: int, outcome: Outcome) -> None:
         key, job = self._claimed(back)
         if outcome is Outcome.LOST:
@@ -294,6 +312,7 @@ class Protocol(RuleBasedStateMachine):
         else:
             said = self._call(lambda: leases.fail(self.db, *key, outcome, OOPS), {key[0]})
         if said is NOTHING:
+            self._answer(said, False, False, f"{outcome} of {key}")
             return
         ours = job.is_claim(key[1]) and job.active
         told = self._outcome(key) == outcome and job.is_claim(key[1])
@@ -302,7 +321,10 @@ class Protocol(RuleBasedStateMachine):
             return
         after = self.now.jobs[key[0]]
         must(said is after.state, f"{key} was said to be {said} and is {after.state}")
-        must(after.failures in (job.failures, job.failures + 1), f"{key} was blamed {after.failures - job.failures} times")
+        must(
+            after.failures in (job.failures, job.failures + 1),
+            f"{key} was blamed {after.failures - job.failures} times",
+        )
         if outcome is Outcome.USER_ERROR:
             must(after.state is JobState.FAILED, f"a user error is final, {key} is {after.state}")
         elif job.cancelling:
@@ -329,7 +351,12 @@ class Protocol(RuleBasedStateMachine):
         key, job = self._claimed(back)
         said = self._call(lambda: leases.recall(self.db, *key), {key[0]})
         free = job.state is JobState.LEASED and not job.cancelling
-        self._answer(said, job.is_claim(key[1]) and free, self._outcome(key) == Outcome.RECALL, f"recall of {key}, which was {job}")
+        self._answer(
+            said,
+            job.is_claim(key[1]) and free,
+            self._outcome(key) == Outcome.RECALL,
+            f"recall of {key}, which was {job}",
+        )
         if said is True:
             must(self.now.jobs[key[0]].failures == job.failures, f"a recall blamed {key}")
 
@@ -348,7 +375,10 @@ class Protocol(RuleBasedStateMachine):
         self.workers.remove(worker)
         if noticed:
             held = leases.held(self.db, worker)
-            must(set(held) == {(x.job, x.epoch) for x in self.now.leases.values() if x.worker == worker}, f"held: {held}")
+            must(
+                set(held) == {(x.job, x.epoch) for x in self.now.leases.values() if x.worker == worker},
+                f"held: {held}",
+            )
             for key in held:
                 self._call(lambda key=key: leases.lost(self.db, *key, "it died"), {key[0]})
             self._call(lambda: workers.gone(self.db, worker), set())
@@ -385,7 +415,9 @@ class Protocol(RuleBasedStateMachine):
 
     # -- calls, and the laws around them -----------------------------------------------------------
 
-    def _call(self, call: Callable[[], Any], touched: set[str] | None, retried: Iterable[str] = (), claims: int = 0) -> Any:
+    def _call(
+        self, call: Callable[[], Any], touched: set[str] | None, retried: Iterable[str] = (), claims: int = 0
+    ) -> Any:
         """The answer, or NOTHING where a fault left the caller without one. `touched` None: new jobs only."""
         type(self).calls += 1
         injector, fault = self.world.injector, self.trouble
@@ -410,6 +442,7 @@ class Protocol(RuleBasedStateMachine):
             touched = self.now.jobs.keys() - self.before.jobs.keys()
         must(changed <= touched, f"it changed {changed - touched} too")
         check_step(self.before, self.now, retried, claims)
+        check_paid(self.before, self.now)
         check_state(self.now, self.store.objects)
         return said
 
@@ -418,7 +451,8 @@ class Protocol(RuleBasedStateMachine):
 
         A caller whose connection broke is told what is true by now; any other, whether this very call did it.
         """
-        if said is NOTHING:
+        if said is NOTHING:  # whoever cannot say what came of it has looked, and nothing had
+            must(self.before.same(self.now), f"{what}: it happened, and the caller does not know")
             return
         must(said is (expected or (self.broken and done)), f"{what}: the answer was {said}")
         if not expected:
@@ -448,6 +482,7 @@ class Protocol(RuleBasedStateMachine):
         artifact = self._upload(assignment)
         said = self._call(lambda: leases.finish(self.db, *key, artifact, {}), {key[0]})
         if said is NOTHING:
+            must(self.before.same(self.now), f"{key} was finished, and its worker does not know")
             return
         possible = job.active or job.state is JobState.QUEUED
         again = job.state is JobState.SUCCEEDED

@@ -16,18 +16,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HISTORIES = ("tests.chaos.histories", "--count", "1500", "--seed", "1", "--no-shrink")
+SIDE_BY_SIDE = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/db/test_side_by_side.py")
 FAULTS = ("tests.chaos.faults", "--count", "300", "--seed", "1")
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`old` stands once in the files of `where` (a glob below farm/); `caught_by` is the proof that must fail."""
+    """`old` stands once in the files of `where` (a glob below farm/); `caught_by` is the proof that must fail.
+
+    `also`: further passages of the same file, where one guard stands behind another.
+    """
 
     name: str
     where: str
     old: str
     new: str
     caught_by: Sequence[str] = HISTORIES
+    also: tuple[tuple[str, str], ...] = ()
 
 
 MUTATIONS = (
@@ -44,12 +49,13 @@ MUTATIONS = (
         "epoch=jobs.c.epoch + 1,", "epoch=case((jobs.c.epoch < 1, 1), else_=jobs.c.epoch),",
     ),
     Mutation(
-        "the reaper takes leases that run", "db/**/*.py",
-        "leases.c.expires_at < farm_now())\n        .with_for_update()", "True == True)\n        .with_for_update()",
-    ),
-    Mutation(
         "the reaper looks at no clock", "db/**/*.py",
         ".where(leases.c.expires_at < farm_now())\n            .order_by", ".where(leases.c.epoch >= 0)\n            .order_by",
+        also=((", leases.c.expires_at < farm_now())\n        .with_for_update()", ")\n        .with_for_update()"),),
+    ),
+    Mutation(
+        "the reaper does not look again once it holds the lease", "db/**/*.py",
+        ", leases.c.expires_at < farm_now())\n        .with_for_update()", ")\n        .with_for_update()", SIDE_BY_SIDE,
     ),
     Mutation(
         "a renewal counts for whoever asks", "db/**/*.py",
@@ -93,7 +99,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a lost answer is not read again", "db/**/*.py",
-        "if happened is None:\n            raise", "if True:\n            raise", FAULTS,
+        "if happened is None:\n            raise", "if True:\n            raise",
     ),
     Mutation(
         "a lost answer is taken for success", "db/**/*.py",
@@ -162,10 +168,15 @@ def mutant(mutation: Mutation) -> Iterator[Path]:
         shutil.copytree(ROOT / "farm", folder / "farm", ignore=shutil.ignore_patterns("__pycache__", "static"))
         for other in ("model", "kernels", "migrations", "tests"):
             (folder / other).symlink_to(ROOT / other)
-        found = [path for path in sorted((folder / "farm").glob(mutation.where)) if mutation.old in path.read_text()]
+        found = [
+            path for path in sorted((folder / "farm").glob(mutation.where)) if mutation.old in path.read_text()
+        ]
         if len(found) != 1 or found[0].read_text().count(mutation.old) != 1:
             raise DoesNotApply(f"{mutation.name}: found in {[str(path.relative_to(folder)) for path in found]}")
-        found[0].write_text(found[0].read_text().replace(mutation.old, mutation.new))
+        text = found[0].read_text()
+        for old, new in ((mutation.old, mutation.new), *mutation.also):
+            text = text.replace(old, new)
+        found[0].write_text(text)
         yield folder
 
 
@@ -192,7 +203,10 @@ def main() -> None:
         said = prove(mutation)
         missed += said is None
         proof = mutation.caught_by[0].rpartition(".")[2]
-        print(f"{'caught' if said else 'MISSED':7} {proof:10} {mutation.name}\n                   {(said or '')[:150]}", flush=True)
+        print(
+            f"{'caught' if said else 'MISSED':7} {proof:10} {mutation.name}\n                   {(said or '')[:150]}",
+            flush=True,
+        )
     print(f"mutations: {len(chosen) - missed} of {len(chosen)} caught")
     sys.exit(1 if missed else 0)
 

@@ -87,16 +87,25 @@ class SmallFarm:
         """From the tables and the store alone. Raises Violation."""
         now = take(self.eyes, 0)
         made = {job.idempotency_key: job for job in now.jobs.values()}
-        must(len(made) == len(now.jobs) == len(self.journal.accepted), f"jobs {made}, accepted {self.journal.accepted}")
+        must(
+            len(made) == len(now.jobs) == len(self.journal.accepted),
+            f"jobs {made}, accepted {self.journal.accepted}",
+        )
         there: dict[str, str] = {}
         for key, job_id in self.journal.accepted.items():
             job = made.get(key)
             must(job is not None and job.id == job_id, f"accepted as {job_id} and not there: {key}")
             assert job is not None
-            ends = {JobState.SUCCEEDED, JobState.CANCELLED} if job.id in self.journal.cancelled else {JobState.SUCCEEDED}
+            ends = (
+                {JobState.SUCCEEDED, JobState.CANCELLED}
+                if job.id in self.journal.cancelled
+                else {JobState.SUCCEEDED}
+            )
             must(job.state in ends, f"{key} ended as {job.state}: {job.error}")
             if job.state is JobState.SUCCEEDED:
-                there[job.artifact["key"]] = hashlib.sha256(b"".join(self.plain_store.open(job.artifact["key"]))).hexdigest()
+                there[job.artifact["key"]] = hashlib.sha256(
+                    b"".join(self.plain_store.open(job.artifact["key"]))
+                ).hexdigest()
         check_state(now, there)
         _check_outbox(now)
         told, reset = events.read(self.eyes, 0, limit=10_000)
@@ -148,7 +157,9 @@ class SmallFarm:
     def _worker(self, name: str) -> Turns:
         self._born += 1
         boot = self._at_work[name] = f"boot-{self._born}"
-        while not self._tried(lambda: workers.register(self.db, NewWorker(boot, "n1", f"gpu-{name}", "Test GPU", 4711))):
+        while not self._tried(
+            lambda: workers.register(self.db, NewWorker(boot, "n1", f"gpu-{name}", "Test GPU", 4711))
+        ):
             yield
         while True:
             yield
@@ -200,7 +211,9 @@ class SmallFarm:
 
         yield from self._patiently(upload)
         yield
-        yield from self._patiently(lambda: leases.finish(self.db, assignment.job, assignment.epoch, artifact, {"denoise": 3.0}))
+        yield from self._patiently(
+            lambda: leases.finish(self.db, assignment.job, assignment.epoch, artifact, {"denoise": 3.0})
+        )
 
     def _patiently(self, act: Callable[[], object]) -> Turns:
         for _ in range(PATIENCE):
@@ -263,8 +276,9 @@ def _check_outbox(now: Snapshot) -> None:
         if event.kind == "job" and "state" in event.data:
             was = state.get(event.subject)
             final = was in {"succeeded", "failed", "cancelled"}
-            must(not final or was == event.data["state"], f"{event.subject} was {was} and became {event.data['state']}")
+            must(
+                not final or was == event.data["state"],
+                f"{event.subject} was {was} and became {event.data['state']}",
+            )
             state[event.subject] = event.data["state"]
     must(state == {job.id: job.state for job in now.jobs.values()}, f"the outbox ends with {state}")
-
-

@@ -104,7 +104,7 @@ def take(db: Database, after: int) -> Snapshot:
         for table, kind in _TABLES:
             found = conn.exec_driver_sql(f"SELECT {', '.join(kind._fields)} FROM {table}")
             rows[table] = [kind(*row) for row in found]
-        lanes = dict(conn.exec_driver_sql("SELECT id, virtual_time FROM lanes").tuples().all())
+        lanes = {row[0]: row[1] for row in conn.exec_driver_sql("SELECT id, virtual_time FROM lanes")}
         news = [
             EventRow(number, kind, subject, plain(data))
             for number, kind, subject, data in conn.exec_driver_sql(
