@@ -18,8 +18,8 @@ from pathlib import Path
 from farm.storage.folder import FolderStore
 from tests.chaos.histories import fresh_url
 from tests.chaos.injector import Fault, Kind
-from tests.chaos.machine import World
 from tests.chaos.small_farm import SmallFarm
+from tests.chaos.world import World
 
 Plan = dict[int, Fault]
 INTERLEAVINGS = 5  # seeds of who goes next; a point means something only within one

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from farm.db.engine import migrate
-from tests.chaos.machine import Protocol, World
+from tests.chaos.machine import Protocol
+from tests.chaos.world import World
 from tests.private_servers import CARELESS, private_postgres
 
 ROUND = 250

@@ -1,11 +1,12 @@
 """What must hold in every state, and between any two: the promises of the job protocol as plain Python."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
 from farm.domain.states import FINAL, JobState, Outcome
-from tests.chaos.snapshot import Snapshot
+from tests.chaos.expected import blamed_workers
+from tests.chaos.snapshot import Snapshot, time_of
 
+UNFINISHED = frozenset({JobState.QUEUED, JobState.LEASED, JobState.RUNNING})  # what makes a lane busy
 _FROM: Mapping[JobState, frozenset[JobState]] = {
     JobState.SCHEDULED: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.HELD}),
     # At its epoch a job that was given up may still be delivered: queued, then succeeded.
@@ -17,8 +18,7 @@ _FROM: Mapping[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset({JobState.QUEUED, JobState.SCHEDULED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED, JobState.SCHEDULED}),
 }
-
-_UNFINISHED = frozenset({JobState.QUEUED, JobState.LEASED, JobState.RUNNING})
+CRASH_CAP = 3
 
 
 class Violation(AssertionError):
@@ -30,33 +30,23 @@ def must(holds: object, promise: str) -> None:
         raise Violation(promise)
 
 
-class FakeStore:
-    """Objects by key; one that is still being written is not there."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, str] = {}  # key -> sha256 of what is complete
-
-    def put(self, key: str, sha256: str) -> None:
-        self.objects[key] = sha256
-
-    def clear(self) -> None:
-        self.objects.clear()
-
-
 def check_state(now: Snapshot, store: Mapping[str, str]) -> None:
-    """One moment: claims, leases and attempts tell the same story, and a success has its video."""
+    """One moment: claims, leases and attempts tell the same story, and a success has its video.
+
+    `store`: what is complete there, sha256 by key.
+    """
+    claims: dict[str, list[int]] = {}
+    for job, epoch in now.attempts:
+        claims.setdefault(job, []).append(epoch)
     for job in now.jobs.values():
         lease = now.leases.get(job.id)
         must((lease is not None) == job.active, f"{job.id} is {job.state}, and its lease is {lease}")
         must(lease is None or lease.epoch == job.epoch, f"{job.id} is leased for another claim than its newest")
-        epochs = [epoch for owner, epoch in now.attempts if owner == job.id]
-        must(sorted(epochs) == list(range(1, job.epoch + 1)), f"{job.id} has claims {epochs} at epoch {job.epoch}")
+        epochs = sorted(claims.get(job.id, []))
+        must(epochs == list(range(1, job.epoch + 1)), f"{job.id} has claims {epochs} at epoch {job.epoch}")
         mine = [now.attempts[job.id, epoch] for epoch in epochs]
         unfinished = [attempt.epoch for attempt in mine if attempt.finished_at is None]
-        must(
-            unfinished == ([job.epoch] if job.active else []),
-            f"{job.id} ({job.state}) has open claims {unfinished}",
-        )
+        must(unfinished == ([job.epoch] if job.active else []), f"{job.id} ({job.state}) has open claims {unfinished}")
         won = [attempt.epoch for attempt in mine if attempt.outcome == Outcome.SUCCEEDED]
         must(len(won) <= 1, f"{job.id} succeeded twice, at epochs {won}")
         must(job.final == (job.finished_at is not None), f"{job.id} is {job.state}, finished {job.finished_at}")
@@ -67,6 +57,10 @@ def check_state(now: Snapshot, store: Mapping[str, str]) -> None:
             must(there == job.artifact["sha256"], f"the video of {job.id} is not the one that won: {there}")
         else:
             must(not won and not job.artifact, f"{job.id} is {job.state} and has a success at {won}")
+            witnesses = blamed_workers(now, job)
+            must(job.failures == len(witnesses), f"{job.id} counts {job.failures} failures, blamed are {witnesses}")
+        if job.state is JobState.FAILED and job.error and job.error["code"] == "poison":
+            must(job.failures >= CRASH_CAP, f"{job.id} is poison after {job.failures} workers")
     strange = {lease for lease in now.leases if lease not in now.jobs}
     must(not strange, f"leases of no job: {strange}")
 
@@ -85,6 +79,7 @@ def check_step(before: Snapshot, now: Snapshot, retried: Iterable[str] = (), cla
             continue
         must(was.spec == job.spec and was.seq == job.seq, f"the spec of {job.id} has changed")
         must(job.epoch in (was.epoch, was.epoch + 1), f"{job.id} went from epoch {was.epoch} to {job.epoch}")
+        must(was.expanded_prompt in (None, job.expanded_prompt), f"the expanded prompt of {job.id} has changed")
         made += job.epoch - was.epoch
         if was.final and job.id not in retried:
             seen = dict.fromkeys(("hidden_at", "idempotency_key"))
@@ -100,8 +95,7 @@ def check_step(before: Snapshot, now: Snapshot, retried: Iterable[str] = (), cla
         if attempt.finished_at is not None and now_attempt != attempt:
             # Given up, and then it came back with its video: the only account that is ever corrected.
             must(now_attempt and now_attempt.outcome == Outcome.SUCCEEDED, f"a closed attempt was rewritten: {key}")
-    for lane, paid in before.lanes.items():
-        must(now.lanes[lane] >= paid, f"the lane {lane} was given time back")
+    must(before.needs == tuple(n for n in now.needs if n.job in before.jobs), "what a job waits for has changed")
 
 
 def check_paid(before: Snapshot, now: Snapshot) -> None:
@@ -110,25 +104,36 @@ def check_paid(before: Snapshot, now: Snapshot) -> None:
     for key, attempt in now.attempts.items():
         was = before.attempts.get(key)
         if was is not None and was.finished_at is None and attempt.finished_at and attempt.started_at:
-            seconds = (_time(attempt.finished_at) - _time(attempt.started_at)).total_seconds()
+            seconds = (time_of(attempt.finished_at) - time_of(attempt.started_at)).total_seconds()
             lane = now.jobs[key[0]].lane
             owed[lane] = owed.get(lane, 0.0) + max(0.0, seconds)
-    waiting = {job.lane for job in before.jobs.values() if job.state in _UNFINISHED}
-    for lane, paid in before.lanes.items():
-        if lane in waiting:
-            due = owed.get(lane, 0.0)
-            must(abs(now.lanes[lane] - paid - due) < 1e-3, f"{lane} owed {due} s and paid {now.lanes[lane] - paid}")
+    busy = {job.lane for job in before.jobs.values() if job.state in UNFINISHED}
+    for name, lane in before.lanes.items():
+        paid = now.lanes[name].virtual_time - lane.virtual_time
+        must(paid >= 0, f"the lane {name} was given time back")
+        must(name not in busy or abs(paid - owed.get(name, 0.0)) < 1e-3, f"{name} owed {owed} and paid {paid}")
 
 
-def _time(value: datetime | str) -> datetime:
-    return datetime.fromisoformat(value) if isinstance(value, str) else value
+def check_woken(before: Snapshot, now: Snapshot) -> None:
+    """A lane that was away joins at the minimum of the busy ones: it neither owns the farm nor waits for all."""
+    busy = {job.lane for job in before.jobs.values() if job.state in UNFINISHED}
+    woken = {job.lane for job in now.jobs.values() if job.state in UNFINISHED} - busy
+    for lane in woken:
+        peers = [before.lanes[other].virtual_time for other in busy if _class(other) == _class(lane)]
+        if peers:
+            own = before.lanes[lane].virtual_time if lane in before.lanes else 0.0
+            joined = now.lanes[lane].virtual_time
+            must(joined >= min(peers), f"{lane} was away and owns the farm: {joined}, the others {peers}")
+            must(joined <= max(own, *peers), f"{lane} joins behind everyone: {joined}, the others {peers}")
+
+
+def _class(lane: str) -> str:
+    return lane.split("/")[2]
 
 
 def _check_story(job: str, state: JobState, now: Snapshot) -> None:
     """The outbox tells every change, in steps that the state diagram has."""
-    told = [
-        JobState(e.data["state"]) for e in now.news if e.kind == "job" and e.subject == job and "state" in e.data
-    ]
+    told = [JobState(e.data["state"]) for e in now.news if e.kind == "job" and e.subject == job and "state" in e.data]
     must(told and told[-1] is now.jobs[job].state, f"{job} became {now.jobs[job].state}, the outbox says {told}")
     for following in told:
         must(following is state or following in _FROM[state], f"{job} went from {state} to {following}")

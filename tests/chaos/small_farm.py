@@ -21,8 +21,8 @@ from farm.scheduling.lanes import LaneView, next_lane
 from farm.storage.folder import FolderStore
 from tests.chaos.injector import FaultyStore, Killed
 from tests.chaos.laws import check_state, check_step, must
-from tests.chaos.machine import World, spec_of
 from tests.chaos.snapshot import Snapshot, take
+from tests.chaos.world import World, spec_of
 
 TTL = 30.0
 TURN = 1.0  # seconds of the injected clock
