@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HISTORIES = ("tests.chaos.histories", "--count", "1500", "--seed", "1", "--no-shrink")
+QUARANTINE = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/db/test_quarantine.py")
 SIDE_BY_SIDE = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/db/test_side_by_side.py")
-FAULTS = ("tests.chaos.faults", "--count", "300", "--seed", "1")
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Mutation:
 
 
 MUTATIONS = (
+    # -- the fence, and the arrows
     Mutation(
-        "the fence: a claim is known by its job alone", "db/transitions.py",
+        "a claim is known by its job alone", "db/transitions.py",
         "return (jobs.c.id == job) & (jobs.c.epoch == epoch)", "return jobs.c.id == job",
     ),
     Mutation(
@@ -45,49 +46,50 @@ MUTATIONS = (
         ".where(jobs.c.state.in_(sorted(arrow.sources)), *guards)", ".where(*guards)",
     ),
     Mutation(
-        "a claim keeps the epoch of the one before", "db/**/*.py",
+        "a claim keeps the epoch of the one before", "db/leases/claiming.py",
         "epoch=jobs.c.epoch + 1,", "epoch=case((jobs.c.epoch < 1, 1), else_=jobs.c.epoch),",
     ),
     Mutation(
-        "the reaper looks at no clock", "db/**/*.py",
-        ".where(leases.c.expires_at < farm_now())\n            .order_by", ".where(leases.c.epoch >= 0)\n            .order_by",
-        also=((", leases.c.expires_at < farm_now())\n        .with_for_update()", ")\n        .with_for_update()"),),
-    ),
-    Mutation(
-        "the reaper does not look again once it holds the lease", "db/**/*.py",
-        ", leases.c.expires_at < farm_now())\n        .with_for_update()", ")\n        .with_for_update()", SIDE_BY_SIDE,
-    ),
-    Mutation(
-        "a renewal counts for whoever asks", "db/**/*.py",
+        "a renewal counts for whoever asks", "db/leases/renewing.py",
         "leases.c.epoch == beat.epoch, leases.c.worker == beat.worker)", "leases.c.job == job)",
     ),
     Mutation(
-        "cancel overwrites what is over", "domain/states.py",
-        'CANCEL_WAITING = _arrow("cancel", JobState.SCHEDULED,', 'CANCEL_WAITING = _arrow("cancel", JobState.SUCCEEDED, JobState.SCHEDULED,',
+        "anybody's prompt is expanded by anybody", "db/leases/expanding.py",
+        ".where(is_claim(job, epoch), jobs.c.state == JobState.RUNNING, ", ".where(jobs.c.id == job, ",
+    ),
+    Mutation(
+        "an expanded prompt is written again", "db/leases/expanding.py",
+        ", jobs.c.expanded_prompt.is_(None))", ")",
     ),
     Mutation(
         "a job is finished from any state", "domain/states.py",
-        'FINISH = _arrow("finish", JobState.LEASED,', 'FINISH = _arrow("finish", *JobState, JobState.LEASED,',
+        'FINISH = _arrow("finish", ', 'FINISH = _arrow("finish", *JobState, ',
+    ),
+    Mutation(
+        "cancel overwrites what is over", "domain/states.py",
+        'CANCEL_WAITING = _arrow("cancel", ', 'CANCEL_WAITING = _arrow("cancel", JobState.SUCCEEDED, ',
     ),
     Mutation(
         "a started job is recalled", "domain/states.py",
-        'RECALL = _arrow("recall", JobState.LEASED,', 'RECALL = _arrow("recall", JobState.RUNNING, JobState.LEASED,',
+        'RECALL = _arrow("recall", ', 'RECALL = _arrow("recall", JobState.RUNNING, ',
     ),
     Mutation(
         "a success can be retried", "domain/states.py",
-        'RETRY = _arrow("retry", JobState.FAILED,', 'RETRY = _arrow("retry", JobState.SUCCEEDED, JobState.FAILED,',
+        'RETRY = _arrow("retry", ', 'RETRY = _arrow("retry", JobState.SUCCEEDED, ',
+    ),
+    # -- leases and attempts
+    Mutation(
+        "the reaper looks at no clock", "db/leases/reaping.py",
+        ".where(leases.c.expires_at < farm_now())", ".where(leases.c.epoch >= 0)",
+        also=((", leases.c.expires_at < farm_now())", ")"),),
     ),
     Mutation(
-        "a wish to cancel is forgotten at the end of a claim", "scheduling/verdict.py",
-        "if cancel_requested:", "if False:",
+        "the reaper does not look again once it holds the lease", "db/leases/reaping.py",
+        ", leases.c.expires_at < farm_now())", ")", SIDE_BY_SIDE,
     ),
     Mutation(
-        "drained work is blamed", "domain/states.py",
-        "return self in {Outcome.OUT_OF_MEMORY,", "return self in {Outcome.DRAIN, Outcome.OUT_OF_MEMORY,",
-    ),
-    Mutation(
-        "a job that has not started is blamed for its worker's death", "scheduling/verdict.py",
-        "(outcome is Outcome.LOST and not running)", "False",
+        "a claim is made without a lease", "db/leases/claiming.py",
+        "insert(leases).values(**key, expires_at=farm_now(ttl),", "select(farm_now()) if ttl else insert(leases).values(**key,",
     ),
     Mutation(
         "an ended claim keeps its lease", "db/transitions.py",
@@ -98,60 +100,104 @@ MUTATIONS = (
         "attempts.c.epoch == epoch, attempts.c.finished_at.is_(None))", "attempts.c.epoch == epoch)",
     ),
     Mutation(
-        "a lost answer is not read again", "db/**/*.py",
+        "a worker holds any number of leases", "db/leases/claiming.py", "            holds < capacity,\n", "",
+    ),
+    # -- lost answers
+    Mutation(
+        "a lost answer is not read again", "db/leases/settling.py",
         "if happened is None:\n            raise", "if True:\n            raise",
     ),
     Mutation(
-        "a lost answer is taken for success", "db/**/*.py",
-        "        if happened is None:\n            raise\n        return happened", "        return True  # type: ignore",
+        "a lost answer is taken for success", "db/leases/settling.py",
+        "        if happened is None:\n            raise\n        return happened", "        return True",
     ),
     Mutation(
         "a key makes a second job", "db/submission.py",
         "if key is not None and key in known:", "if False and key is not None and key in known:",
     ),
-    Mutation(
-        "a key takes any spec", "db/submission.py",
-        "if spec != wish.spec:", "if False:",
-    ),
-    Mutation(
-        "a lane that was away owns the farm", "db/transitions.py",
-        "if floor is not None:", "if False:",
-    ),
-    Mutation(
-        "nobody pays for what he used", "db/transitions.py",
-        "virtual_time=lanes.c.virtual_time + seconds / lanes.c.weight", "virtual_time=lanes.c.virtual_time",
-    ),
-    Mutation(
-        "the first lane is always next", "scheduling/lanes.py",
-        "return min(ready, key=_turn)", "return ready[0]",
-    ),
-    Mutation(
-        "a closed lane gives jobs away", "db/**/*.py",
-        "lanes.c.closed_reason.is_(None)).exists()", "True == True).exists()",
-    ),
-    Mutation(
-        "a worker that is to drain gets more", "db/**/*.py",
-        "workers.c.wish == Wish.RUN,\n", "",
-    ),
-    Mutation(
-        "priority is not looked at", "db/**/*.py",
-        ".order_by(jobs.c.priority.desc(), resident, jobs.c.seq)", ".order_by(jobs.c.seq)",
-    ),
+    Mutation("a key takes any spec", "db/submission.py", "if spec != wish.spec:", "if False:"),
     Mutation(
         "all claims of a job write to one place", "domain/job.py",
         'return f"videos/{self.job}/{self.epoch}"', 'return f"videos/{self.job}"',
     ),
     Mutation(
         "a change is not told", "db/transitions.py",
-        "    outbox.append(\n        conn,\n        [(\"job\", row[\"id\"]", "    _ = (\n        conn,\n        [(\"job\", row[\"id\"]",
+        '    outbox.append(\n        conn,\n        [("job", row["id"]', '    _ = (\n        conn,\n        [("job", row["id"]',
+    ),
+    # -- blame
+    Mutation("a cancelled job goes back to the queue", "scheduling/verdict.py", "if at.cancel_requested:", "if False:"),
+    Mutation(
+        "a job that has not started is blamed for its worker's death", "scheduling/verdict.py",
+        "Outcome.LOST and at.running and", "Outcome.LOST and",
     ),
     Mutation(
-        "a claim is made without a lease", "db/**/*.py",
-        "conn.execute(insert(leases).values(job=job, epoch=epoch, worker=worker_id, expires_at=farm_now(ttl)))", "pass",
+        "a node that vanished counts as a worker that failed", "scheduling/verdict.py",
+        "at.running and at.agent_lived", "at.running",
+    ),
+    Mutation("one worker is blamed twice", "scheduling/verdict.py", "if not at.new_to_blame:", "if False:"),
+    Mutation(
+        "out of memory is blamed on the worker", "scheduling/verdict.py",
+        "if outcome is Outcome.OUT_OF_MEMORY:\n        return _out", "if outcome is None:\n        return _out",
+        also=(("if outcome is Outcome.DEVICE_FAULT or", "if outcome in (Outcome.DEVICE_FAULT, Outcome.OUT_OF_MEMORY) or"),),
     ),
     Mutation(
-        "scheduled jobs start early", "db/**/*.py",
-        "move(conn, DUE, jobs.c.not_before <= farm_now())", "move(conn, DUE)",
+        "a GPU that faulted on a job gets it again", "db/fitting.py",
+        "or_(jobs.c.avoid.is_(None), ~has_value(jobs.c.avoid, literal(me.gpu)), ~another),", "true(),",
+    ),
+    Mutation(
+        "nobody is set aside for faults", "db/leases/abandoning.py",
+        "if outcome is Outcome.DEVICE_FAULT:\n        quarantines", "if False:\n        quarantines", QUARANTINE,
+    ),
+    Mutation(
+        "a GPU in quarantine gets jobs", "db/fitting.py", ", ~of_node, ~in_quarantine)", ", ~of_node)",
+    ),
+    Mutation(
+        "a probe that nobody asked for releases a GPU", "db/quarantines.py",
+        "quarantines.c.gpu == gpu, _IN_FORCE, quarantines.c.until <= farm_now())", "quarantines.c.gpu == gpu, _IN_FORCE)",
+    ),
+    # -- who waits for what
+    Mutation(
+        "scheduled jobs start early", "db/waiting.py",
+        "move(conn, DUE, its_time(), met())", "move(conn, DUE, met())",
+    ),
+    Mutation(
+        "a job does not wait for another", "db/waiting.py",
+        "move(conn, DUE, its_time(), met())", "move(conn, DUE, its_time())",
+    ),
+    Mutation(
+        "what waits in vain waits for ever", "db/waiting.py", "while done < _AT_ONCE and", "while False and",
+    ),
+    Mutation(
+        "a job that waits in vain drags nobody along", "db/waiting.py",
+        "while done < _AT_ONCE and", "while done < 1 and",
+    ),
+    Mutation(
+        "a released job forgets what it waits for", "db/jobs.py",
+        "taken = move(conn, arrow, jobs.c.id == job_id, waiting.met(), **values)",
+        "taken = move(conn, arrow, jobs.c.id == job_id, **values)",
+    ),
+    # -- who is next
+    Mutation("a lane that was away owns the farm", "db/transitions.py", "if floor is not None:", "if False:"),
+    Mutation(
+        "nobody pays for what he used", "db/transitions.py",
+        "virtual_time=lanes.c.virtual_time + seconds / lanes.c.weight", "virtual_time=lanes.c.virtual_time",
+    ),
+    Mutation("the first lane is always next", "scheduling/lanes.py", "return min(ready, key=_turn)", "return ready[0]"),
+    Mutation(
+        "a closed lane gives jobs away", "db/leases/claiming.py", "lanes.c.closed_reason.is_(None), or_(", "or_(",
+    ),
+    Mutation(
+        "a worker that is to drain gets more", "db/fitting.py",
+        "worker.c.wish == Wish.RUN, lives", "lives",
+    ),
+    Mutation("a node that is to drain gets more", "db/fitting.py", ", ~of_node, ~in_quarantine)", ", ~in_quarantine)"),
+    Mutation(
+        "a worker that died gets more", "db/fitting.py",
+        "lives = and_(worker.c.state != GONE, worker.c.ended_at.is_(None))", "lives = true()",
+    ),
+    Mutation(
+        "priority is not looked at", "db/leases/claiming.py",
+        ".order_by(jobs.c.priority.desc(), resident, jobs.c.seq)", ".order_by(jobs.c.seq)",
     ),
 )  # fmt: skip
 

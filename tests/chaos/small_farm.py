@@ -1,6 +1,6 @@
-"""A farm in one thread: a client, two workers and a dispatcher take turns, one call a turn, as a seed says.
+"""A farm in one thread: a client, two workers, an agent and a dispatcher take turns, one call a turn, as a seed says.
 
-They do what the real ones do with each answer and each error. Whoever is killed is replaced by one that knows nothing.
+They do what the real ones do with each answer and error. Whoever is killed is replaced by one that knows nothing.
 """
 
 import contextlib
@@ -12,11 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from farm.db import events, jobs, lanes, leases, workers
+from farm.db import events, jobs, lanes, leases, nodes, workers
 from farm.domain.errors import DatabaseUnavailable, StateConflict, StorageUnavailable
-from farm.domain.job import Artifact, Assignment, NewJob, Progress
-from farm.domain.states import JobState, Order, StageName
+from farm.domain.job import KEY_OF, Artifact, Assignment, Dependency, NewJob, Progress
+from farm.domain.states import After, JobState, Order, StageName
 from farm.domain.worker import Beat, NewWorker
+from farm.scheduling.answering import Answering
 from farm.scheduling.lanes import LaneView, next_lane
 from farm.storage.folder import FolderStore
 from tests.chaos.injector import FaultyStore, Killed
@@ -58,10 +59,10 @@ class SmallFarm:
         self._at_work: dict[str, str] = {}  # actor -> boot id
         self._makers: dict[str, Callable[[], Turns]] = {
             "client": self._client, "worker-1": lambda: self._worker("worker-1"),
-            "worker-2": lambda: self._worker("worker-2"), "dispatcher": self._dispatcher,
+            "worker-2": lambda: self._worker("worker-2"), "agent": self._agent, "dispatcher": self._dispatcher,
         }  # fmt: skip
         self._actors = {name: make() for name, make in self._makers.items()}
-        self._answered_since = self.clock()
+        self._answering = Answering(TTL, lambda: self.clock().timestamp())
         self.now = take(self.eyes, 0)
 
     def run(self) -> None:
@@ -107,6 +108,9 @@ class SmallFarm:
                     b"".join(self.plain_store.open(job.artifact["key"]))
                 ).hexdigest()
         check_state(now, there)
+        if made["in-vain"].state is JobState.SUCCEEDED:
+            must(made["cancelled"].state is JobState.SUCCEEDED, "it did not wait for the success of another")
+        must(made["anyway"].state is JobState.SUCCEEDED, "it waited for the success of another, and not for its end")
         _check_outbox(now)
         told, reset = events.read(self.eyes, 0, limit=10_000)
         must(not reset and len(told) == len(now.news), "a reader of the outbox misses events")
@@ -118,7 +122,11 @@ class SmallFarm:
         start = self.clock() + timedelta(seconds=20)
         wishes = [
             [self._wish("one")],
-            [self._wish("two", interactive=False), self._wish("three", interactive=False)],
+            # In a batch one may wait for another by its key.
+            [
+                self._wish("two", interactive=False, batch="b"),
+                self._wish("three", interactive=False, batch="b", depends_on=(Dependency(f"{KEY_OF}two"),)),
+            ],
             [self._wish("later", not_before=start)],
             [self._wish("cancelled")],
         ]
@@ -126,7 +134,14 @@ class SmallFarm:
             while not self._submit(together):
                 yield
             yield
-        while not self._cancel(self.journal.accepted["cancelled"]):
+        first = self.journal.accepted["cancelled"]
+        while not self._submit([self._wish("in-vain", depends_on=(Dependency(first),))]):
+            yield
+        yield
+        while not self._submit([self._wish("anyway", depends_on=(Dependency(first, After.ANY),))]):
+            yield
+        yield
+        while not self._cancel(first):
             yield
 
     def _wish(self, key: str, **how: Any) -> NewJob:
@@ -143,7 +158,7 @@ class SmallFarm:
         return True
 
     def _cancel(self, job: str) -> bool:
-        self.journal.cancelled.add(job)
+        self.journal.cancelled |= {job, self.journal.accepted["in-vain"]}  # the one drags the other along
         try:
             jobs.cancel(self.db, job)
         except AWAY:
@@ -156,11 +171,12 @@ class SmallFarm:
 
     def _worker(self, name: str) -> Turns:
         self._born += 1
-        boot = self._at_work[name] = f"boot-{self._born}"
+        boot = f"boot-{self._born}"
         while not self._tried(
             lambda: workers.register(self.db, NewWorker(boot, "n1", f"gpu-{name}", "Test GPU", 4711))
         ):
             yield
+        self._at_work[name] = boot
         while True:
             yield
             with contextlib.suppress(*AWAY):
@@ -171,13 +187,15 @@ class SmallFarm:
 
     def _claim(self, boot: str) -> Assignment | None:
         me = next((w for w in workers.find(self.db) if w.id == boot), None)
-        choice = None if me is None else next_lane(lanes.lanes(self.db), me, self.clock())
+        choice = None if me is None else next_lane(lanes.lanes(self.db, boot), me, self.clock())
         return leases.claim(self.db, boot, choice.id, TTL) if isinstance(choice, LaneView) else None
 
     def _render(self, assignment: Assignment) -> Turns:
         key = (assignment.job, assignment.epoch)
         if not leases.start(self.db, *key):
             return
+        yield
+        self._tried(lambda: leases.expand(self.db, *key, f"{assignment.spec.prompt}, at dusk"))
         renewed = self.clock()
         for k in (1, 2, 3):
             yield
@@ -223,21 +241,30 @@ class SmallFarm:
             except AWAY:
                 yield
 
-    # -- the dispatcher ----------------------------------------------------------------------------
+    # -- the agent and the dispatcher ----------------------------------------------------------------------------
+
+    def _agent(self) -> Turns:
+        """Tells that it lives, and who works here."""
+        self._born += 1
+        boot = f"agent-{self._born}"
+        while True:
+            yield
+            with contextlib.suppress(*AWAY):
+                nodes.beat(self.db, "n1", boot)
+                beats = [Beat(worker, None, 0, None, (), "busy", None, 0) for worker in self._at_work.values()]
+                workers.beat(self.db, beats)
 
     def _dispatcher(self) -> Turns:
         while True:
             yield
             try:
-                jobs_due = leases.due(self.db)
+                leases.due(self.db)
                 yield
                 self._bury()
                 yield
                 self._reap()
             except AWAY:
-                self._answered_since = self.clock()
-                continue
-            del jobs_due
+                self._answering.failed()
 
     def _bury(self) -> None:
         while self._dead:
@@ -248,7 +275,7 @@ class SmallFarm:
 
     def _reap(self) -> None:
         """Once the database has answered for a whole TTL."""
-        if self.clock() - self._answered_since >= timedelta(seconds=TTL):
+        if self._answering.answered():
             leases.reap(self.db)
 
     # ----------------------------------------------------------------------------------------------
