@@ -10,10 +10,10 @@ from farm.db.dialect import farm_now
 from farm.db.engine import Database
 from farm.db.tables import dependencies, jobs
 from farm.db.transitions import move, wake_lane
+from farm.domain.cycles import cycle
 from farm.domain.errors import InvalidRequest
 from farm.domain.job import KEY_OF, Dependency, JobError, NewJob
 from farm.domain.states import CANCEL_HOPELESS, DUE, FINAL, After, JobState
-from farm.scheduling.cycles import cycle
 
 Key = tuple[str, str | None, str]  # owner, batch, idempotency key
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from farm.scheduling.cycles import cycle
+from farm.domain.cycles import cycle
 
 
 @pytest.mark.parametrize(
