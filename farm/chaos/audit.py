@@ -1,4 +1,4 @@
-"""After the faults: does the farm owe anybody anything? Asked of the database and the store, never of its processes."""
+"""After the faults: what does the farm owe? Asked of the database and the store, never of its processes."""
 
 import hashlib
 import tempfile
@@ -82,7 +82,8 @@ def _check_job(job: Job, attempts: Sequence[Attempt], journal: Journal, crash_ca
         found.doubled.append(f"{job.id} is {job.state} and succeeded at epochs {won}")
     if [a.epoch for a in attempts] != list(range(1, job.epoch + 1)):
         found.lost.append(f"{job.id} has lost the account of some of its {job.epoch} claims")
-    if job.state is JobState.CANCELLED and job.id not in journal.cancelled:
+    in_vain = job.error is not None and job.error.code == "dependency_failed"
+    if job.state is JobState.CANCELLED and job.id not in journal.cancelled and not in_vain:
         found.lost.append(f"{job.id} was cancelled, and nobody had asked for it")
     if job.state is JobState.FAILED:
         code = "unknown" if job.error is None else job.error.code
@@ -95,7 +96,7 @@ def _check_blame(
     job: Job, attempts: Sequence[Attempt], faults: Sequence[FaultRecord], crash_cap: int, found: Audit
 ) -> None:
     """A poisoned job has as many blamed attempts as the cap asks for, and something had happened to each."""
-    blamed = [a for a in attempts if a.outcome is not None and a.outcome.blames and a.started_at is not None]
+    blamed = [a for a in attempts if a.blamed and a.started_at is not None]
     if len(blamed) < crash_cap or len({a.worker for a in blamed}) < crash_cap:
         found.poisoned_without_blame.append(f"{job.id} failed as poison after {len(blamed)} blamed attempts")
     for attempt in blamed:

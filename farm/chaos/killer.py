@@ -1,4 +1,4 @@
-"""SIGKILL, and SIGSTOP with a SIGCONT later, to the processes of one farm: what there is, who is next, who is back."""
+"""SIGKILL, and SIGSTOP with a SIGCONT later, to the processes of one farm: who is there, next, and back."""
 
 import contextlib
 import os
@@ -20,7 +20,8 @@ from farm.settings import Settings
 
 # How often each is hit: what renders most, what all else hangs from least, for its return takes longest.
 _WEIGHTS = {
-    "worker": 9, "agent": 3, "dispatcher": 3, "api": 3, "raylet": 1, "gcs": 1, "ray": 1, "postgres": 3, "seaweedfs": 3,
+    "worker": 9, "agent": 3, "dispatcher": 3, "api": 3, "raylet": 1, "gcs": 1, "ray": 1, "postgres": 3,
+    "seaweedfs": 3,
 }  # fmt: skip
 _BELOW_RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # as their command lines begin
 _PAUSE = (2.0, 5.0)  # seconds between two faults

@@ -83,8 +83,17 @@ class Load:
             self._cancel()
             return
         (act,) = self._dice.choices(
-            (self._with_key, self._without_key, self._batch, self._again, self._cancel, self._retry, self._held),
-            (8, 4, 2, 2, 3, 3, 1),
+            (
+                self._with_key,
+                self._without_key,
+                self._batch,
+                self._again,
+                self._after,
+                self._cancel,
+                self._retry,
+                self._held,
+            ),
+            (8, 4, 2, 2, 2, 3, 3, 1),
         )
         act()
 
@@ -117,6 +126,13 @@ class Load:
         if self._keys:
             key, wish = self._dice.choice(self._keys)
             self._submit(wish, key)
+
+    def _after(self) -> None:
+        """One that waits for another; where that one is over without success, the farm says no."""
+        first = self._pick("queued", "leased", "running")
+        if first is not None:
+            mode = self._dice.choice(("success", "any"))
+            self._submit({**self._wish(), "depends_on": [{"job": first["id"], "after": mode}]}, None)
 
     def _held(self) -> None:
         self._submit({**self._wish(), "hold": True}, None)

@@ -1,4 +1,4 @@
-"""A quick pipeline for a farm that is to be beaten: real small videos, drawn instead of rendered, in a second or two.
+"""A quick pipeline for a farm that is to be beaten: real small videos, drawn in a second or two.
 
 What a prompt says happens: "overlong" is refused, "hungry" runs out of memory.
 """

@@ -65,18 +65,19 @@ class Report:
         back = ", ".join(f"{target} {said}" for target, said in self._recovery().items())
         drained = "never" if self.drained is None else f"after {self.drained:.0f} s"
         return [
-            f"chaos     seed {self.plan.seed}, {self.plan.minutes:g} minutes, {self.plan.workers} workers, {self.where}",
+            f"chaos     seed {self.plan.seed}, {self.plan.minutes:g} minutes, {self.plan.workers} workers",
+            f"on        {self.where}",
             f"faults    {len(journal.faults)}, of them {self._kills()} kills: {by_target}",
             f"back      {back}",
             f"requeued  after its worker's death: {summary(found.requeued)}; "
             f"running again: {summary(found.running_again)}",
             f"load      {len(journal.accepted)} jobs accepted, {journal.unanswered} requests without an answer; "
             f"at rest {drained}",
-            f"jobs      {_counted(found.states)}" + (f" (failed: {_counted(found.failures)})" if found.failures else ""),
+            f"jobs      {_counted(found.states)}; failed for: {_counted(found.failures)}",
             f"attempts  {_counted(found.outcomes)}",
             f"audit     {len(found.lost)} lost, {len(found.doubled)} doubled, {len(found.stuck)} stuck, "
-            f"{len(found.poisoned_without_blame)} poisoned without blame, {len(found.overwritten)} finals overwritten, "
-            f"{found.videos} of {found.states['succeeded']} videos whole",
+            f"{len(found.poisoned_without_blame)} poisoned without blame, "
+            f"{len(found.overwritten)} finals overwritten, {found.videos} of {found.states['succeeded']} videos whole",
         ]  # fmt: skip
 
     def _kills(self) -> int:

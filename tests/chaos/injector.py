@@ -1,4 +1,4 @@
-"""Faults at every statement, commit and storage call: before, after it took effect, slow, and the end of the process.
+"""Faults at every statement, commit and storage call: before, after it took effect, slow, and a dead process.
 
 Points are counted, so that a fault has a place (`the 217th`) at which it can be repeated.
 """

@@ -46,7 +46,10 @@ def check_state(now: Snapshot, store: Mapping[str, str]) -> None:
         must(epochs == list(range(1, job.epoch + 1)), f"{job.id} has claims {epochs} at epoch {job.epoch}")
         mine = [now.attempts[job.id, epoch] for epoch in epochs]
         unfinished = [attempt.epoch for attempt in mine if attempt.finished_at is None]
-        must(unfinished == ([job.epoch] if job.active else []), f"{job.id} ({job.state}) has open claims {unfinished}")
+        must(
+            unfinished == ([job.epoch] if job.active else []),
+            f"{job.id} ({job.state}) has open claims {unfinished}",
+        )
         won = [attempt.epoch for attempt in mine if attempt.outcome == Outcome.SUCCEEDED]
         must(len(won) <= 1, f"{job.id} succeeded twice, at epochs {won}")
         must(job.final == (job.finished_at is not None), f"{job.id} is {job.state}, finished {job.finished_at}")
@@ -133,7 +136,9 @@ def _class(lane: str) -> str:
 
 def _check_story(job: str, state: JobState, now: Snapshot) -> None:
     """The outbox tells every change, in steps that the state diagram has."""
-    told = [JobState(e.data["state"]) for e in now.news if e.kind == "job" and e.subject == job and "state" in e.data]
+    told = [
+        JobState(e.data["state"]) for e in now.news if e.kind == "job" and e.subject == job and "state" in e.data
+    ]
     must(told and told[-1] is now.jobs[job].state, f"{job} became {now.jobs[job].state}, the outbox says {told}")
     for following in told:
         must(following is state or following in _FROM[state], f"{job} went from {state} to {following}")

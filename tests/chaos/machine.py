@@ -44,7 +44,9 @@ class Protocol(Workers, People):
     def probe(self, gpu: int, passes: bool) -> None:
         name = f"gpu-{gpu}"
         row = self.now.quarantines.get(name)
-        is_due = row is not None and row.released_at is None and name in {q.gpu for q in quarantines.probe_due(self.db)}
+        is_due = (
+            row is not None and row.released_at is None and name in {q.gpu for q in quarantines.probe_due(self.db)}
+        )
         act = quarantines.probe_passed if passes else quarantines.probe_failed
         said = self.call(lambda: act(self.db, name, "said"), set())
         must(said is NOTHING or said is is_due, f"a probe of {name} that was {row}: {said}")
@@ -60,10 +62,14 @@ class Protocol(Workers, People):
         for job, epoch, state in said:
             was, row = before.jobs[job], self.now.jobs[job]
             must(state is row.state, f"{job} was said to be {state} and is {row.state}")
-            must(not was.cancelling or state is JobState.CANCELLED, f"nobody wants {job} any more, and it is {state}")
+            must(
+                not was.cancelling or state is JobState.CANCELLED, f"nobody wants {job} any more, and it is {state}"
+            )
             lived = expected.agent_lived(before, late[job, epoch])
             blamed = expected.blames(before, was, epoch, Outcome.LOST, lived)
-            must(row.failures - was.failures == blamed, f"{job}: blamed {row.failures - was.failures}, not {blamed}")
+            must(
+                row.failures - was.failures == blamed, f"{job}: blamed {row.failures - was.failures}, not {blamed}"
+            )
 
     @rule()
     def leases_run_out(self) -> None:
@@ -117,7 +123,9 @@ class Protocol(Workers, People):
             if not any(job.avoid for job in self.now.jobs.values()):
                 self._check_fair(served, paid, began)
             if not hands:
-                break
+                if all(job.final for job in self.now.jobs.values()):
+                    break
+                self.clock.forward(600.0)  # some rest, after they were lost again and again
         left = [job for job in self.now.jobs.values() if not job.final and not job.hidden_at]
         must(not left, f"stuck: {left}")
 

@@ -89,7 +89,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a claim is made without a lease", "db/leases/claiming.py",
-        "insert(leases).values(**key, expires_at=farm_now(ttl),", "select(farm_now()) if ttl else insert(leases).values(**key,",
+        "insert(leases).values(**key, expires_at=farm_now(ttl),",
+        "select(farm_now()) if ttl else insert(leases).values(**key,",
     ),
     Mutation(
         "an ended claim keeps its lease", "db/transitions.py",
@@ -122,10 +123,13 @@ MUTATIONS = (
     ),
     Mutation(
         "a change is not told", "db/transitions.py",
-        '    outbox.append(\n        conn,\n        [("job", row["id"]', '    _ = (\n        conn,\n        [("job", row["id"]',
+        '    outbox.append(\n        conn,\n        [("job", row["id"]',
+        '    _ = (\n        conn,\n        [("job", row["id"]',
     ),
     # -- blame
-    Mutation("a cancelled job goes back to the queue", "scheduling/verdict.py", "if at.cancel_requested:", "if False:"),
+    Mutation(
+        "a cancelled job goes back to the queue", "scheduling/verdict.py", "if at.cancel_requested:", "if False:",
+    ),
     Mutation(
         "a job that has not started is blamed for its worker's death", "scheduling/verdict.py",
         "Outcome.LOST and at.running and", "Outcome.LOST and",
@@ -138,7 +142,7 @@ MUTATIONS = (
     Mutation(
         "out of memory is blamed on the worker", "scheduling/verdict.py",
         "if outcome is Outcome.OUT_OF_MEMORY:\n        return _out", "if outcome is None:\n        return _out",
-        also=(("if outcome is Outcome.DEVICE_FAULT or", "if outcome in (Outcome.DEVICE_FAULT, Outcome.OUT_OF_MEMORY) or"),),
+        also=(("if outcome is Outcome.DEVICE_FAULT or", "if outcome in (Outcome.DEVICE_FAULT, 'out_of_memory') or"),),
     ),
     Mutation(
         "a GPU that faulted on a job gets it again", "db/fitting.py",
@@ -153,7 +157,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a probe that nobody asked for releases a GPU", "db/quarantines.py",
-        "quarantines.c.gpu == gpu, _IN_FORCE, quarantines.c.until <= farm_now())", "quarantines.c.gpu == gpu, _IN_FORCE)",
+        "quarantines.c.gpu == gpu, _IN_FORCE, quarantines.c.until <= farm_now())",
+        "quarantines.c.gpu == gpu, _IN_FORCE)",
     ),
     # -- who waits for what
     Mutation(
@@ -182,7 +187,9 @@ MUTATIONS = (
         "nobody pays for what he used", "db/transitions.py",
         "virtual_time=lanes.c.virtual_time + seconds / lanes.c.weight", "virtual_time=lanes.c.virtual_time",
     ),
-    Mutation("the first lane is always next", "scheduling/lanes.py", "return min(ready, key=_turn)", "return ready[0]"),
+    Mutation(
+        "the first lane is always next", "scheduling/lanes.py", "return min(ready, key=_turn)", "return ready[0]",
+    ),
     Mutation(
         "a closed lane gives jobs away", "db/leases/claiming.py", "lanes.c.closed_reason.is_(None), or_(", "or_(",
     ),
@@ -190,7 +197,9 @@ MUTATIONS = (
         "a worker that is to drain gets more", "db/fitting.py",
         "worker.c.wish == Wish.RUN, lives", "lives",
     ),
-    Mutation("a node that is to drain gets more", "db/fitting.py", ", ~of_node, ~in_quarantine)", ", ~in_quarantine)"),
+    Mutation(
+        "a node that is to drain gets more", "db/fitting.py", ", ~of_node, ~in_quarantine)", ", ~in_quarantine)",
+    ),
     Mutation(
         "a worker that died gets more", "db/fitting.py",
         "lives = and_(worker.c.state != GONE, worker.c.ended_at.is_(None))", "lives = true()",
@@ -250,7 +259,7 @@ def main() -> None:
         missed += said is None
         proof = mutation.caught_by[0].rpartition(".")[2]
         print(
-            f"{'caught' if said else 'MISSED':7} {proof:10} {mutation.name}\n                   {(said or '')[:150]}",
+            f"{'caught' if said else 'MISSED':7} {proof:10} {mutation.name}\n{' ' * 19}{(said or '')[:150]}",
             flush=True,
         )
     print(f"mutations: {len(chosen) - missed} of {len(chosen)} caught")

@@ -49,8 +49,8 @@ class People(History):
         self.submit_one(
             *(
                 NewJob(
-                    spec_of(prompt), owner=owner, batch=batch, interactive=interactive, hold=hold, priority=priority,
-                    not_before=start, idempotency_key=None if key is None else f"{key}-{n}",
+                    spec_of(prompt), owner=owner, batch=batch, interactive=interactive, hold=hold,
+                    priority=priority, not_before=start, idempotency_key=None if key is None else f"{key}-{n}",
                 )
                 for n in range(count)
             )
@@ -72,7 +72,9 @@ class People(History):
     def submit_one(self, *wishes: NewJob) -> None:
         before = self.now
         known = [self._job_of(wish) for wish in wishes]
-        conflict = any(job and before.jobs[job].spec != w.spec.canonical() for job, w in zip(known, wishes, strict=True))
+        conflict = any(
+            job and before.jobs[job].spec != w.spec.canonical() for job, w in zip(known, wishes, strict=True)
+        )
         states = {job.id: job.state for job in before.jobs.values()}
         refused = any(self._is_hopeless(states, one) for wish in wishes for one in wish.depends_on)
         made = self.call(lambda: _submitted(self.db, wishes), None)
@@ -90,10 +92,13 @@ class People(History):
             must(job is None or said.job.id == job, f"the key of {job} made {said.job.id}")
             must(said.job.id in self.now.jobs, f"accepted and not there: {said.job.id}")
             waits = (wish.not_before is not None and wish.not_before > self.clock()) or not all(
-                expected.met(states | {said.job.id: JobState.QUEUED}, self.now, said.job.id) for _ in wish.depends_on
+                expected.met(states | {said.job.id: JobState.QUEUED}, self.now, said.job.id)
+                for _ in wish.depends_on
             )
             state = JobState.HELD if wish.hold else JobState.SCHEDULED if waits else JobState.QUEUED
-            must(job is not None or said.job.state is state, f"{said.job.id} begins as {said.job.state}, not {state}")
+            must(
+                job is not None or said.job.state is state, f"{said.job.id} begins as {said.job.state}, not {state}"
+            )
 
     def _job_of(self, wish: NewJob) -> str | None:
         """The job that this key has made."""

@@ -1,6 +1,6 @@
-"""`make proof`: ten thousand histories, two thousand faults, five minutes of kills. One line each; exit 1 on the first
+"""`make proof`: ten thousand histories, two thousand faults, five minutes of kills; exit 1 if a promise is broken.
 
-promise that is broken. `python -m tests.chaos.proof --seed 7` proves it on other dice.
+`python -m tests.chaos.proof --seed 7` proves it on other dice.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def main() -> None:
     seed = str(parser.parse_args().seed)
     began = time.monotonic()
     rounds: tuple[Sequence[Sequence[str]], ...] = tuple(
-        [(f"tests.chaos.{proof}", "--database", product, "--count", str(count), "--seed", seed) for product, count in counts]
+        [(f"tests.chaos.{proof}", "--database", on, "--count", str(count), "--seed", seed) for on, count in counts]
         for proof, counts in (("histories", HISTORIES), ("faults", FAULTS))
     )  # fmt: skip
     good = all([beside(commands) for commands in rounds])
     kills = [sys.executable, "-m", "farm.cli.main", "chaos", "--minutes", str(MINUTES), "--seed", seed]
-    done = subprocess.run(kills, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(kills, capture_output=True, text=True)
     print(done.stdout, end="", flush=True)
     if done.returncode:
         print(done.stderr, f"FAILED: farm {' '.join(kills[3:])}", flush=True)

@@ -1,4 +1,4 @@
-"""A farm in one thread: a client, two workers, an agent and a dispatcher take turns, one call a turn, as a seed says.
+"""A farm in one thread: client, two workers, agent and dispatcher take turns, one call a turn, as a seed says.
 
 They do what the real ones do with each answer and error. Whoever is killed is replaced by one that knows nothing.
 """
@@ -110,7 +110,9 @@ class SmallFarm:
         check_state(now, there)
         if made["in-vain"].state is JobState.SUCCEEDED:
             must(made["cancelled"].state is JobState.SUCCEEDED, "it did not wait for the success of another")
-        must(made["anyway"].state is JobState.SUCCEEDED, "it waited for the success of another, and not for its end")
+        must(
+            made["anyway"].state is JobState.SUCCEEDED, "it waited for the success of another, and not for its end"
+        )
         _check_outbox(now)
         told, reset = events.read(self.eyes, 0, limit=10_000)
         must(not reset and len(told) == len(now.news), "a reader of the outbox misses events")

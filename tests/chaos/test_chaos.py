@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_farm_under_fire_keeps_its_promises() -> None:
     before = set(Path(tempfile.gettempdir()).glob("turbofarm-chaos-*"))
+    options = ["--minutes", "0.1", "--seed", "7", "--workers", "2", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "farm.cli.main", "chaos", "--minutes", "0.1", "--seed", "7", "--workers", "2", "--json"],
+        [sys.executable, "-m", "farm.cli.main", "chaos", *options],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=170,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The quick form of the histories: what `make proof` does ten thousand times, some dozens of times on each database."""
+"""The quick form of the histories: some dozens on each database of what `make proof` does ten thousand times."""
 
 from tests.chaos.histories import run_histories
 

@@ -57,7 +57,10 @@ class Workers(History):
         begun = mine and job.state is JobState.RUNNING
         self.answer(said, mine and job.state is JobState.LEASED, begun, f"start of {key}, which was {job}")
         if said is True:
-            must(self.now.jobs[key[0]].state is JobState.RUNNING, f"{key} started and is {self.now.jobs[key[0]].state}")
+            must(
+                self.now.jobs[key[0]].state is JobState.RUNNING,
+                f"{key} started and is {self.now.jobs[key[0]].state}",
+            )
 
     @precondition(lambda self: self.claims)
     @rule(backs=st.lists(ANY_CLAIM, min_size=1, max_size=3, unique=True), k=st.integers(0, 16))
