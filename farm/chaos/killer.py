@@ -21,8 +21,9 @@ from farm.settings import Settings
 # How often each is hit: what renders most, what all else hangs from least, for its return takes longest.
 _WEIGHTS = {
     "worker": 9, "agent": 3, "dispatcher": 3, "api": 3, "raylet": 1, "gcs": 1, "ray": 1, "postgres": 3,
-    "seaweedfs": 3,
+    "seaweedfs": 3, "node": 1,
 }  # fmt: skip
+_NODE = ("ray", "agent")
 _BELOW_RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # as their command lines begin
 _PAUSE = (2.0, 5.0)  # seconds between two faults
 _FREEZES = (1.0, 5.0, 12.0, 25.0)  # seconds: a hiccup, within a lease, past it, past all patience
@@ -108,14 +109,17 @@ class Killer:
     def targets(self) -> list[Target]:
         """Everything of this farm that can be hit now, but its supervisor."""
         found = self._workers()
+        node: list[int] = []  # all that would go with this machine if it only rendered
         for child in read_status(self._settings).children:
             members = processes.session_members(child.pid)
+            if child.name in _NODE:
+                node += [child.pid, *(pid for pid in members if pid != child.pid)]
             if child.name == "ray":
                 found += self._below_ray(members)
                 found.append(Target("ray", (child.pid,)))
             elif members:
                 found.append(Target(child.name, (child.pid, *(pid for pid in members if pid != child.pid))))
-        return found
+        return [*found, Target("node", tuple(node))] if node else found
 
     def _workers(self) -> list[Target]:
         with contextlib.suppress(FarmError):  # the database was hit just now

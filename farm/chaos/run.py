@@ -77,7 +77,8 @@ class Report:
             f"attempts  {_counted(found.outcomes)}",
             f"audit     {len(found.lost)} lost, {len(found.doubled)} doubled, {len(found.stuck)} stuck, "
             f"{len(found.poisoned_without_blame)} poisoned without blame, "
-            f"{len(found.overwritten)} finals overwritten, {found.videos} of {found.states['succeeded']} videos whole",
+            f"{len(found.overwritten)} finals overwritten, "
+            f"{found.videos} of {found.states['succeeded']} videos whole",
         ]  # fmt: skip
 
     def _kills(self) -> int:

@@ -142,7 +142,7 @@ MUTATIONS = (
     Mutation(
         "out of memory is blamed on the worker", "scheduling/verdict.py",
         "if outcome is Outcome.OUT_OF_MEMORY:\n        return _out", "if outcome is None:\n        return _out",
-        also=(("if outcome is Outcome.DEVICE_FAULT or", "if outcome in (Outcome.DEVICE_FAULT, 'out_of_memory') or"),),
+        also=(("if outcome is Outcome.DEVICE_FAULT or", "if outcome in ('device_fault', 'out_of_memory') or"),),
     ),
     Mutation(
         "a GPU that faulted on a job gets it again", "db/fitting.py",
