@@ -20,8 +20,8 @@ from farm.settings import Settings
 
 # How often each is hit: what renders most, what all else hangs from least, for its return takes longest.
 _WEIGHTS = {
-    "worker": 9, "agent": 3, "dispatcher": 3, "api": 3, "raylet": 1, "gcs": 1, "ray": 1, "postgres": 3,
-    "seaweedfs": 3, "node": 1,
+    "worker": 9, "agent": 3, "dispatcher": 3, "api": 3, "raylet": 1, "gcs": 1, "ray": 1, "postgres": 2,
+    "seaweedfs": 2, "node": 1,
 }  # fmt: skip
 _NODE = ("ray", "agent")
 _BELOW_RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # as their command lines begin

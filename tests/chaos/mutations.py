@@ -244,8 +244,8 @@ def prove(mutation: Mutation) -> str | None:
         )  # fmt: skip
     if done.returncode == 0:
         return None
-    lines = [line for line in done.stderr.splitlines() if "Violation:" in line or "Error" in line.split(":")[0]]
-    return (lines[0] if lines else "it failed").partition(": ")[2] or lines[0]
+    said = [line for line in (done.stderr + done.stdout).splitlines() if "Violation: " in line or "Error: " in line]
+    return said[0].partition(": ")[2] if said else "its test fails"
 
 
 def main() -> None:
