@@ -58,3 +58,21 @@ def test_beats_and_answers_survive_the_wire():
     assert SentBeat.decode(idle.encode()) == idle
     answer = Answer("j", 2, Order.CANCEL, 12.5, leave=True)
     assert Answer.decode(answer.encode()) == answer
+
+
+def test_a_stage_without_progress_is_overdue():
+    clock = Clock()
+    claim = Claim(ASSIGNMENT, 30.0, clock)
+    claim.allow({StageName.DENOISE: 60.0, StageName.LOADING: 10.0})
+    claim.report(StageName.DENOISE, 3, 8)
+    clock.now += 60.0
+    assert claim.overdue() is None
+    clock.now += 1.0
+    overdue = claim.overdue()
+    assert overdue is not None
+    assert overdue.cause == "no progress for 61 s in denoise, step 3 of 8; 60 s are long enough"
+    claim.report(StageName.DENOISE, 4, 8)  # every step counts anew
+    assert claim.overdue() is None
+    claim.report(StageName.UPLOAD)
+    clock.now += 10_000.0
+    assert claim.overdue() is None, "with a finished video it may wait for ever"
