@@ -78,7 +78,12 @@ def claim(
         if not won:
             return None
         job, epoch = won[0]["id"], won[0]["epoch"]
-        conn.execute(insert(leases).values(job=job, epoch=epoch, worker=worker_id, expires_at=farm_now(ttl)))
+        conn.execute(
+            insert(leases).values(
+                job=job, epoch=epoch, worker=worker_id, expires_at=farm_now(ttl), renewed_at=farm_now(),
+                progress_at=farm_now(),
+            )
+        )  # fmt: skip
         gpu = conn.scalar(select(workers.c.gpu).where(workers.c.id == worker_id))
         conn.execute(
             insert(attempts).values(

@@ -56,6 +56,7 @@ def attempt(r: RowMapping) -> Attempt:
 def worker(r: RowMapping) -> Worker:
     said: dict[str, Any] = {column.name: r[column] for column in workers.c if column.name != "ended_at"}
     said["models"] = tuple(r["models"])
+    said["tags"] = tuple(r["tags"] or ())
     return Worker(**said)
 
 

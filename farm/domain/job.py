@@ -127,7 +127,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One claim of a job. `timings` are seconds per stage; `peak_memory` in bytes of the device."""
+    """One claim of a job. `timings` are seconds per stage; `peak_memory` in bytes of the device.
+
+    blamed: it counts towards the cap after which the job fails as poison.
+    """
 
     job: str
     epoch: int
@@ -140,6 +143,7 @@ class Attempt:
     claimed_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    blamed: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,13 @@ class Outcome(StrEnum):
         return self in {Outcome.OUT_OF_MEMORY, Outcome.DEVICE_FAULT, Outcome.LOST}
 
 
+class After(StrEnum):
+    """How a job must have ended before another that waits for it may start."""
+
+    SUCCESS = "success"
+    ANY = "any"
+
+
 class Wish(StrEnum):
     """What an operator wants of a worker; obeyed at its next heartbeat."""
 

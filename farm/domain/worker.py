@@ -10,13 +10,20 @@ from farm.domain.states import Wish
 
 @dataclass(frozen=True)
 class NewWorker:
-    """`id` is a boot id, new for every process; `gpu` is the device's uuid, or `cpu:<node>:<n>`."""
+    """`id` is a boot id, new for every process; `gpu` is the device's uuid, or `cpu:<node>:<n>`.
+
+    What jobs may require of it: tags, a pool, memory_total in bytes of its device, the number of its gpus.
+    """
 
     id: str
     node: str
     gpu: str
     device_name: str
     pid: int
+    tags: tuple[str, ...] = ()
+    pool: str | None = None
+    memory_total: int | None = None
+    gpus: int = 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,16 @@ class Worker:
     jobs_done: int
     memory: int | None  # resident bytes of the process
     available: Mapping[str, str] | None = None  # models it can load, digest by name; None: not said yet
+    tags: tuple[str, ...] = ()
+    pool: str | None = None
+    memory_total: int | None = None
+    gpus: int = 1
+    # Who wished it, when and why. wish_now: the job in hand is given back at its next step, not finished.
+    wish_at: datetime | None = None
+    wish_by: str | None = None
+    wish_reason: str | None = None
+    wish_now: bool = False
+    wish_of_node: bool = False  # it is the node's, and holds for every worker on it
 
     @property
     def digests(self) -> frozenset[str] | None:
