@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
     "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
+    "sweep": ("sweep", "sweep", "Free what nobody can see any more in the store.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }

@@ -115,7 +115,9 @@ jobs = Table(
     Column("memory_plan", Integer, nullable=False, default=0, server_default=text("0")),
     Column("memory_above", BigInteger),
     Column("avoid", JSON(none_as_null=True)),  # uuids of the GPUs on which it faulted
-    Column("pardoned", Integer, nullable=False, default=0, server_default=text("0")),  # blame up to this epoch is past
+    Column(
+        "pardoned", Integer, nullable=False, default=0, server_default=text("0")
+    ),  # blame up to this epoch is past
     Column("rest_until", UtcTime),  # lost again and again: nobody claims it before
     ForeignKeyConstraint(["owner", "batch"], ["batches.owner", "batches.name"]),
     # Final is final in the data too, whatever code writes it.
