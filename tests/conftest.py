@@ -3,6 +3,7 @@
 one Postgres and one S3 server. Each process of a run that is spread over several has its own.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -12,7 +13,11 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.private_servers import CARELESS, Server, private_postgres, private_seaweedfs
 
 # Whole farms take longest: begun first, they do not leave one process alone at the end of the run.
-_SLOW = ("tests/cluster/", "tests/line/")
+_SLOW = ("tests/cluster/", "tests/line/", "tests/model/")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many threads as processes: threads that spin while they wait for a core cost many times what they bring.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the farms' workers choose their own number
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 

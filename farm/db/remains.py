@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from farm.db.dialect import farm_now
 from farm.db.engine import Database
@@ -48,7 +48,7 @@ class Remains:
         return set(digests) - {digest for digest in named if digest is not None}
 
 
-def _death(job: Row[Any], epoch: int) -> Death | None:
+def _death(job: Any, epoch: int) -> Death | None:
     if job.state in FINAL and job.hidden:
         return Death.HIDDEN
     if job.artifact is not None and job.artifact["key"].startswith(f"{_prefix(job.id, epoch)}/"):
