@@ -23,6 +23,7 @@ from farm.domain.errors import FarmError
 from farm.domain.states import Wish
 from farm.domain.worker import Worker
 from farm.ops.logging import Log, start_log
+from farm.scheduling.answering import Answering
 from farm.scheduling.lanes import LaneView, next_lane
 from farm.settings import Settings, load_settings
 
@@ -42,7 +43,7 @@ class Dispatcher:
         self._posts: dict[str, Post] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._health = Health(settings.lease_ttl)
+        self._answering = Answering(settings.lease_ttl, steady_clock)
         self._prune_at = 0.0
 
     def run(self) -> None:
@@ -59,7 +60,7 @@ class Dispatcher:
                 try:
                     self.look()
                 except FarmError as error:  # the database is away; Ray's faults end this process instead
-                    self._health.failed()
+                    self._answering.failed()
                     self._log.warning("database_away", error=error.message)
         self._settings.dispatcher_socket.unlink(missing_ok=True)
 
@@ -110,8 +111,7 @@ class Dispatcher:
             self._log.info("restart_wished", worker=worker.id)
             post.replace()
             return
-        # A lane whose jobs want other weights than this worker has must not keep it from the next one.
-        choice = next_lane(lanes.lanes(self._db, worker.digests), worker, datetime.now(UTC))
+        choice = next_lane(lanes.lanes(self._db, worker.id), worker, datetime.now(UTC))
         if not isinstance(choice, LaneView):
             return
         assignment = leases.claim(
@@ -122,7 +122,7 @@ class Dispatcher:
             post.give(assignment)
 
     def _reap(self) -> None:
-        if not self._health.answered():
+        if not self._answering.answered():
             return
         for job, epoch, state in leases.reap(self._db, self._settings.crash_cap):
             self._log.warning("lease_expired", job=job, epoch=epoch, now=state)
@@ -137,25 +137,6 @@ class Dispatcher:
         with contextlib.suppress(OSError):  # closed by run
             while inbox.recv(64) != _STOP:
                 self._wake.set()
-
-
-class Health:
-    """Whether the database has answered for one full TTL: before that nobody could have renewed."""
-
-    def __init__(self, ttl: float) -> None:
-        self._ttl = ttl
-        self._since = self._last = steady_clock()
-
-    def answered(self) -> bool:
-        """Call after each good round. A long gap between two means that we, and perhaps all, slept."""
-        now = steady_clock()
-        if now - self._last > self._ttl / 2:
-            self._since = now
-        self._last = now
-        return now - self._since >= self._ttl
-
-    def failed(self) -> None:
-        self._since = self._last = steady_clock()
 
 
 def main() -> None:

@@ -63,6 +63,43 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A machine with workers, as its agent reports it. Its wish holds for every worker on it, now and later.
+
+    agent_boot: new for every agent process; None: nobody has heard of the machine yet.
+    """
+
+    node: str
+    agent_boot: str | None
+    heartbeat_at: datetime | None
+    wish: Wish
+    wish_at: datetime | None
+    wish_by: str | None
+    wish_reason: str | None
+    wish_now: bool
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """A GPU that is set aside. `by`: a person, or "faults". until None: only a person releases it; otherwise a
+    probe may, from then on. times: how often in a row, each lasts twice as long.
+    """
+
+    gpu: str
+    node: str
+    reason: str
+    by: str
+    since: datetime
+    until: datetime | None
+    times: int
+    probes: int
+    last_probe_at: datetime | None
+    last_probe: str | None
+    released_at: datetime | None = None
+    released_by: str | None = None
+
+
+@dataclass(frozen=True)
 class Beat:
     """What a worker tells its node agent every second; the agent renews the lease from it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from farm.db import events, jobs, lanes, leases, progress
+from farm.db import events, jobs, lanes, leases, nodes, progress
 from farm.db.tables import metadata
 from farm.domain.states import JobState
 from farm.domain.worker import Beat
@@ -40,10 +40,11 @@ class Plan:
 def busy(db, clock):
     """Rows of every kind; no statistics, because the farm gathers none either."""
     register(db)
+    nodes.beat(db, "n1", "boot")
     jobs.submit(db, [new_job(f"p{i}", owner=f"o{i % 3}", batch=f"b{i % 5}") for i in range(60)])
     for owner in ("o0", "o1"):
         for _ in range(4):
-            given = leases.claim(db, "w1", LANE.replace("local", owner))
+            given = leases.claim(db, "w1", LANE.replace("local", owner), capacity=99)
             leases.start(db, given.job, given.epoch)
     clock.forward(31)
     return db
@@ -114,7 +115,7 @@ def _read(node: dict[str, Any], told: Plan) -> None:
 
 def test_claim(busy):
     with plans(busy) as told:
-        assert leases.claim(busy, "w1", LANE.replace("local", "o2"), models=["d1"])
+        assert leases.claim(busy, "w1", LANE.replace("local", "o2"), models=["d1"], capacity=99)
     assert told.by("jobs", "jobs_queue", "state", "lane"), told
     assert "jobs" not in told.scanned, told
 
@@ -127,10 +128,10 @@ def test_reap(busy):
 
 
 def test_renew(busy):
-    given = leases.claim(busy, "w1", LANE.replace("local", "o2"))
+    given = leases.claim(busy, "w1", LANE.replace("local", "o2"), capacity=99)
     with plans(busy) as told:
         leases.renew(busy, [Beat("w1", given.job, given.epoch, None, (), "busy", None, 0)])
-    assert told.tables == {"leases", "jobs", "workers"}
+    assert told.tables == {"leases", "jobs", "workers", "nodes"}
     assert not told.scanned, told
     assert not told.ordered, told
 

@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 
 from farm.db import jobs, leases, workers
 from farm.db.engine import open_database
+from farm.db.leases import claiming
 from farm.db.tables import jobs as job_rows
 from farm.db.tables import leases as lease_rows
 from farm.domain.states import JobState, Order, Wish
@@ -153,15 +154,16 @@ def test_two_dispatchers_never_starve_each_other(db, other, monkeypatch):
     if db.dialect == "sqlite":
         pytest.skip("its writers take turns")
     register(db)
+    register(db, "w2")
     ids = [submit_one(db).id for _ in range(2)]
-    real, meanwhile = leases.Assignment, []
+    real, meanwhile = claiming.Assignment, []
 
-    def before_the_commit(*said):
-        monkeypatch.setattr(leases, "Assignment", real)
-        meanwhile.append(leases.claim(other, "w1", LANE))
-        return real(*said)
+    def before_the_commit(**said):
+        monkeypatch.setattr(claiming, "Assignment", real)
+        meanwhile.append(leases.claim(other, "w2", LANE))
+        return real(**said)
 
-    monkeypatch.setattr(leases, "Assignment", before_the_commit)
+    monkeypatch.setattr(claiming, "Assignment", before_the_commit)
     given = leases.claim(db, "w1", LANE)
     assert given is not None
     assert [given.job, *(g and g.job for g in meanwhile)] == ids
