@@ -99,9 +99,10 @@ def wish_of_worker(farm: Services, worker_id: str, body: Json) -> Json:
     worker = _worker(farm, worker_id)
     if worker.state == "gone":
         raise WorkerNotFound(f"worker {worker.id} is gone", "see who is there: farm workers")
-    if wanted is Wish.RUN and worker.wish_of_node:
+    of_node = next((node.wish for node in nodes.find(farm.db) if node.node == worker.node), Wish.RUN)
+    if wanted is Wish.RUN and of_node is not Wish.RUN:
         raise WishOfNode(
-            f"all of node {worker.node} is set to {worker.wish}", f"farm workers resume --node {worker.node}"
+            f"all of node {worker.node} is set to {of_node}", f"farm workers resume --node {worker.node}"
         )
     if wanted is Wish.RUN and (held := _quarantined(farm).get(worker.gpu)) and held.until is not None:
         # Set aside by faults: to resume the worker is to say that its GPU is well.
@@ -188,9 +189,7 @@ def _gpu(farm: Services, text: str) -> str:
     return _one(text, sorted(known), str, GpuNotFound, "GPU")
 
 
-def _one(
-    text: str, among: Iterable[T], name: Callable[[T], str], missing: type[FarmError], what: str
-) -> T:
+def _one(text: str, among: Iterable[T], name: Callable[[T], str], missing: type[FarmError], what: str) -> T:
     """The one that is called so, or the only one whose name begins so."""
     found = [one for one in among if name(one).startswith(text)]
     if exact := [one for one in found if name(one) == text]:
@@ -226,4 +225,6 @@ def _said(body: Json) -> tuple[str | None, str]:
 
 def _only(body: Json, *names: str) -> None:
     if strange := sorted(set(body) - set(names)):
-        raise InvalidRequest(f"no field is called {quote(strange[0])} here", f"there are: {', '.join(names)}", "body")
+        raise InvalidRequest(
+            f"no field is called {quote(strange[0])} here", f"there are: {', '.join(names)}", "body"
+        )
