@@ -1,6 +1,7 @@
 """`/api/jobs`: everything about jobs. Each change pokes the dispatcher once it is durable."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from fastapi.responses import Response
 from farm.api.body import Body, IdempotencyKey
 from farm.api.content import file_name, stored
 from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
-from farm.api.present import Json, attempt_json, job_json
+from farm.api.present import Json, attempt_json, dependency_json, job_json
 from farm.api.services import Farm, Services
 from farm.db import jobs, lanes, leases, quarantines, workers
 from farm.db.engine import Database
@@ -179,13 +180,10 @@ def job_detail(farm: Services, job_id: str) -> Json:
     return {
         **job_json(job),
         "hint": hint(job.spec),
+        "depends_on": [dependency_json(one) for one in needs],
         "attempts": attempts,
         "timings": attempts[-1]["timings"] if attempts else {},
         "position": place,
-        "depends_on": [
-            {"job": one.needs, "after": one.after.value, "state": one.state and one.state.value, "met": one.met}
-            for one in needs
-        ],
         "waiting_because": {"code": reason.code, "sentence": reason.sentence, "help": _sentence(reason.help)},
     }
 
@@ -216,6 +214,8 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
     }
     if job.spec.negative_prompt is not None:
         wish["negative_prompt"] = job.spec.negative_prompt
+    if job.requires is not None:
+        wish["requires"] = {**asdict(job.requires), "tags": list(job.requires.tags)}
     if "seconds" in changes:
         del wish["frames"]
     if any(name in changes for name in IMAGE_FIELDS):

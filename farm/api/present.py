@@ -1,10 +1,11 @@
 """How a job, an attempt and a worker look from outside: plain JSON. Both the API and the page read these."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from farm.domain.job import Attempt, Job, JobSpec, Progress
+from farm.domain.job import Attempt, Dependency, Job, JobSpec, Progress
 from farm.domain.request import seconds_of
 from farm.domain.states import JobState, StageName
 from farm.domain.worker import Node, Quarantine, Worker
@@ -66,6 +67,11 @@ def job_json(job: Job) -> Json:
         "started_at": when(job.started_at),
         "finished_at": when(job.finished_at),
         "not_before": when(job.not_before),
+        "requires": None if job.requires is None else {**asdict(job.requires), "tags": list(job.requires.tags)},
+        "expanded_prompt": job.expanded_prompt,
+        "memory_plan": job.memory_plan,
+        "avoid": list(job.avoid),
+        "rest_until": when(job.rest_until),
         "cancel_requested": job.cancel_requested_at is not None and not job.state.final,
         "progress": progress_json(job) if job.progress and not job.state.final else None,
         "percent": percent(job),
@@ -129,12 +135,22 @@ def attempt_json(attempt: Attempt) -> Json:
         "worker": attempt.worker,
         "gpu": attempt.gpu,
         "outcome": None if attempt.outcome is None else attempt.outcome.value,
+        "blamed": attempt.blamed,
         "timings": {stage: round(seconds, 3) for stage, seconds in attempt.timings.items()},
         "peak_memory": attempt.peak_memory,
         "cause": attempt.cause,
         "claimed_at": when(attempt.claimed_at),
         "started_at": when(attempt.started_at),
         "finished_at": when(attempt.finished_at),
+    }
+
+
+def dependency_json(needs: Dependency) -> Json:
+    return {
+        "job": needs.needs,
+        "after": needs.after.value,
+        "state": None if needs.state is None else needs.state.value,
+        "met": needs.met,
     }
 
 

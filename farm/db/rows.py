@@ -51,7 +51,9 @@ def job(r: RowMapping) -> Job:
 
 
 def requires(said: dict[str, Any] | None) -> Requires | None:
-    return None if said is None else Requires(**{**said, "tags": tuple(said["tags"])})
+    if said is None:
+        return None
+    return Requires(tuple(said["tags"]), said["pool"], said["memory"], said["gpus"])
 
 
 def progress(r: RowMapping) -> Progress:
@@ -84,7 +86,8 @@ def worker(r: RowMapping) -> Worker:
 
 def node(r: RowMapping) -> Node:
     said: dict[str, Any] = {column.name: r[column] for column in nodes.c}
-    return Node(**{**said, "wish": r["wish"] or Wish.RUN})
+    said["wish"] = r["wish"] or Wish.RUN
+    return Node(**said)
 
 
 def quarantine(r: RowMapping) -> Quarantine:

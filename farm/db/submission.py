@@ -16,7 +16,7 @@ from farm.db.tables import batches, jobs, lanes
 from farm.db.transitions import wake_lane
 from farm.db.waiting import resolve
 from farm.domain.errors import DatabaseUnavailable, IdempotencyConflict, InvalidRequest, TransactionConflict
-from farm.domain.job import Dependency, Job, JobSpec, NewJob, Submitted
+from farm.domain.job import KEY_OF, Dependency, Job, JobSpec, NewJob, Submitted
 from farm.domain.states import JobState
 from farm.scheduling.lanes import LaneClass, lane_id
 
@@ -82,13 +82,17 @@ def _key(wish: NewJob) -> Key | None:
 
 
 def _known(conn: Connection, new: Iterable[NewJob]) -> dict[Key, tuple[str, JobSpec]]:
-    scopes: dict[tuple[str, str | None], list[str]] = {}
+    """By their keys, the jobs that these wishes mean: with their own key, or as one that they wait for."""
+    scopes: dict[tuple[str, str | None], set[str]] = {}
     for wish in new:
+        keys = {one.needs.removeprefix(KEY_OF) for one in wish.depends_on if one.needs.startswith(KEY_OF)}
         if wish.idempotency_key is not None:
-            scopes.setdefault((wish.owner, wish.batch), []).append(wish.idempotency_key)
+            keys.add(wish.idempotency_key)
+        if keys:
+            scopes.setdefault((wish.owner, wish.batch), set()).update(keys)
     known: dict[Key, tuple[str, JobSpec]] = {}
     for (owner, batch), keys in scopes.items():
-        for chunk in _chunks(keys):
+        for chunk in _chunks(sorted(keys)):
             stmt = select(jobs.c.id, jobs.c.idempotency_key, jobs.c.spec).where(
                 jobs.c.owner == owner,
                 jobs.c.batch.is_(None) if batch is None else jobs.c.batch == batch,

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, insert, literal, or_, select
 
 from farm.db.dialect import farm_now
 from farm.db.engine import Database
 from farm.db.tables import dependencies, jobs
 from farm.db.transitions import move, wake_lane
+from farm.domain.cycles import cycle
 from farm.domain.errors import InvalidRequest
 from farm.domain.job import KEY_OF, Dependency, JobError, NewJob
 from farm.domain.states import CANCEL_HOPELESS, DUE, FINAL, After, JobState
-from farm.scheduling.cycles import cycle
 
 Key = tuple[str, str | None, str]  # owner, batch, idempotency key
 
@@ -121,7 +121,8 @@ def _look_up(conn: Connection, owner: str, text: str) -> Dependency:
     found = select(jobs.c.id, jobs.c.state).where(
         jobs.c.owner == owner, jobs.c.hidden_at.is_(None), jobs.c.id >= prefix, jobs.c.id <= prefix + "z" * 12
     )
-    rows = conn.execute(found.limit(2)).all() if len(prefix) >= _SHORTEST else []
+    # A shorter one would soon mean another job.
+    rows = conn.execute(found.where(literal(len(prefix) >= _SHORTEST)).limit(2)).all()
     if len(rows) != 1:
         what = "more than one job begins with" if rows else "there is no job"
         raise _refused(f"{what} {text[:40]!r} to wait for", "see the jobs there are: farm list")

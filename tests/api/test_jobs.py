@@ -174,3 +174,22 @@ def test_without_a_dispatcher_the_farm_is_alive_but_not_ready(services: Services
         answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "farm up" in answer.json()["checks"]["dispatcher"]
+
+
+def test_a_job_waits_for_another_and_says_so(client: TestClient) -> None:
+    first = client.post("/api/jobs", json={"prompt": "a kite"}).json()["id"]
+    wish = {"prompt": "a boat", "depends_on": [{"job": first, "after": "any"}], "requires": {"memory": "40GB"}}
+    second = client.post("/api/jobs", json=wish).json()
+    assert (second["state"], second["requires"]["memory"]) == ("scheduled", 40 * 10**9)
+    shown = client.get(f"/api/jobs/{second['id']}").json()
+    assert shown["depends_on"] == [{"job": first, "after": "any", "state": "queued", "met": False}]
+    client.post(f"/api/jobs/{first}/cancel")
+    assert client.get(f"/api/jobs/{second['id']}").json()["depends_on"][0]["met"] is True
+    again = client.post(f"/api/jobs/{second['id']}/rerun", json={}).json()
+    assert (again["state"], again["requires"]) == ("queued", second["requires"]), "a rerun waits for nobody"
+
+
+def test_a_job_that_is_not_there_cannot_be_waited_for(client: TestClient) -> None:
+    answer = client.post("/api/jobs", json={"prompt": "a boat", "depends_on": "job_aaaaaaaaaaaa"})
+    assert answer.status_code == 422
+    assert (answer.json()["error"]["field"], client.get("/api/jobs").json()["data"]) == ("depends_on", [])

@@ -1,6 +1,7 @@
 """A worker takes a job, and begins it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 
@@ -73,7 +74,7 @@ def claim(
         if not won:
             return None
         row = won[0]
-        key = {"job": row["id"], "epoch": row["epoch"], "worker": worker_id}
+        key: dict[str, Any] = {"job": row["id"], "epoch": row["epoch"], "worker": worker_id}
         conn.execute(
             insert(leases).values(**key, expires_at=farm_now(ttl), renewed_at=farm_now(), progress_at=farm_now())
         )
