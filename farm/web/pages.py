@@ -116,10 +116,12 @@ def act(farm: Farm, job_id: str, verb: str) -> Response:
     return RedirectResponse(f"/jobs/{job_id}", 303)
 
 
-@router.post("/{room}/{name}/{verb}")
-def wish(farm: Farm, room: str, name: str, verb: str, body: Body) -> Response:
+@router.post("/workers/{name}/{verb}")
+@router.post("/nodes/{name}/{verb}")
+@router.post("/gpus/{name}/{verb}")
+def wish(farm: Farm, request: Request, name: str, verb: str, body: Body) -> Response:
     """The menus of the workers' view without the script."""
-    wish_from_form(farm, room, name, verb, body)
+    wish_from_form(farm, request.url.path.split("/")[1], name, verb, body)
     return RedirectResponse("/workers", 303)
 
 

@@ -73,7 +73,7 @@ WORKERS: dict[str, dict[str, str]] = {
     "en": {
         "skip": "Skip to content", "theme": "Dark or light", "keys": "Keyboard shortcuts", "jobs": "Jobs",
         "title": "Workers", "none": "No worker yet",
-        "none_help": "Jobs wait until one is there. This machine\'s worker starts with the farm; other machines join with",
+        "none_help": "Jobs wait until one is there. A farm starts its own; other machines join with",
         "node": "Node", "actions": "Actions for", "yes_lost": "Give it back now", "no": "Leave it",
         "idle": "idle", "busy": "rendering", "starting": "loading the model", "gone": "gone",
         "done": "done", "memory": "Memory", "of": "of", "models": "Models", "heard": "last heard",
@@ -96,8 +96,8 @@ WORKERS: dict[str, dict[str, str]] = {
     },
     "zh": {
         "skip": "跳到内容", "theme": "深色或浅色", "keys": "键盘快捷键", "jobs": "任务",
-        "title": "渲染节点", "none": "还没有工作进程",
-        "none_help": "任务会一直等待。本机的工作进程随农场启动；其他机器这样加入：",
+        "title": "工作进程", "none": "还没有工作进程",
+        "none_help": "任务会一直等待。农场会启动自己的工作进程；其他机器这样加入：",
         "node": "节点", "actions": "操作：", "yes_lost": "立即交回", "no": "保持不变",
         "idle": "空闲", "busy": "渲染中", "starting": "正在加载模型", "gone": "已退出",
         "done": "已完成", "memory": "内存", "of": "/", "models": "模型", "heard": "最后心跳",

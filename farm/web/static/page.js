@@ -131,6 +131,7 @@ function showOutage(says) {
 function showLink(state) {
   const link = $("#link");
   if (link.dataset.state === "reconnecting" && state === "live" && !window.SharedWorker) redraw();
+  if (link.dataset.state === "reconnecting" && state === "live") showOutage("");
   link.dataset.state = state;
   $("span", link).textContent = words.t[state];
 }

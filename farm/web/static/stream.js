@@ -30,7 +30,10 @@ function welcome(port, cursor) {
 
 function open(cursor) {
   source = new EventSource(`/api/events?after=${cursor}`);
-  source.onopen = () => link("live");
+  source.onopen = () => {
+    latest.delete("health farm"); // a farm that lacks something says so at once
+    link("live");
+  };
   source.onerror = () => {
     link("reconnecting");
     // A refused stream is not tried again by the browser itself.
