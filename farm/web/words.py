@@ -26,6 +26,16 @@ STAGES = {
     "upload": "saving",
 }
 
+STAGES_ZH = {
+    "loading": "加载模型",
+    "text": "读取提示词",
+    "image": "读取图片",
+    "denoise": "去噪",
+    "decode": "解码帧",
+    "encode": "编码视频",
+    "upload": "保存",
+}
+
 # A chip of the page and the states behind it.
 CHIPS: dict[str, tuple[str, tuple[JobState, ...]]] = {
     "running": ("Rendering", (JobState.RUNNING, JobState.LEASED)),

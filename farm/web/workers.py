@@ -9,7 +9,7 @@ from farm.api.workers import node_list, quarantine, release, wish_of_node, wish_
 from farm.db import events, jobs, quarantines
 from farm.domain.errors import FarmError
 from farm.domain.states import ACTIVE
-from farm.web.words import LANGUAGES, WORKERS
+from farm.web.words import LANGUAGES, STAGES, STAGES_ZH, WORKERS
 
 _RUNNING: Json = {"wish": "run", "wish_now": False, "wish_by": None, "wish_reason": None, "wish_at": None}
 _WISHES = {"resume": "run", "drain": "drain", "restart": "restart"}
@@ -33,6 +33,7 @@ def workers_view(farm: Services, lang: str) -> dict[str, Any]:
     return {
         "lang": lang,
         "room": "workers",
+        "stages": STAGES_ZH if lang == "zh" else STAGES,
         "languages": LANGUAGES,
         "cursor": cursor,
         "summary": _summary(found, lang),
