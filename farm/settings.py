@@ -82,6 +82,15 @@ class Settings(BaseSettings):
     quarantine_seconds: float = Field(
         default=900.0, gt=0, description="until a GPU that was set aside is probed; doubled each time in a row"
     )
+    sweep_every: float = Field(
+        default=3600.0, ge=0, description="seconds between two sweeps of the store; 0: only `farm sweep`"
+    )
+    sweep_spare: float = Field(
+        default=86_400.0, ge=3600.0, description="seconds for which a sweep leaves everything in the store alone"
+    )
+    hidden_kept: float = Field(
+        default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")

@@ -29,7 +29,7 @@ from tests.cluster.fake_model import DIGEST
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def until(what: str, condition: Callable[[], Any], seconds: float = 40.0) -> Any:
+def until(what: str, condition: Callable[[], Any], seconds: float = 80.0) -> Any:
     """The first true value of `condition`. A deadline that only a broken farm can miss."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -90,7 +90,7 @@ class Farm:
     def job(self, job: str) -> Job:
         return jobs.get(self.db, job)
 
-    def wait_final(self, job: str, seconds: float = 60.0) -> Job:
+    def wait_final(self, job: str, seconds: float = 120.0) -> Job:
         return until(f"job {job} ends", lambda: (j := self.job(job)).state.final and j, seconds)
 
     def wait_step(self, job: str, k: int = 2) -> Job:
