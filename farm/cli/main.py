@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
+    "chaos": ("chaos", "chaos", "Prove on a throw-away farm that kills lose nothing.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }
 

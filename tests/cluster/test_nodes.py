@@ -236,7 +236,7 @@ def test_a_node_that_joins_late_takes_jobs(cluster: Cluster, tmp_path: Path):
 
 
 def test_a_node_that_freezes_and_thaws_changes_nothing(cluster: Cluster, tmp_path: Path):
-    """Raylet, agent and workers at once: nobody says farewell. Thawed, it finds itself given up, and rejoins."""
+    """Raylet, agent and workers at once: no farewell. Thawed, it learns that it was given up, and rejoins."""
     gate = tmp_path / "gate"
     cluster.wait_gpus("a", "b", "c")
     before = {w.id: w.gpu for w in cluster.farm.workers()}
