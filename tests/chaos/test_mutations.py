@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.mutations import MUTATIONS, mutant, prove
+from tests.chaos.mutations import MUTATIONS, passage, prove
 
 QUICK = ("a claim is known by its job alone", "all claims of a job write to one place")
 
@@ -15,5 +15,4 @@ def test_a_missing_guard_is_noticed(name: str) -> None:
 
 def test_every_guard_is_where_the_list_says() -> None:
     for mutation in MUTATIONS:
-        with mutant(mutation):
-            pass
+        assert passage(mutation).suffix == ".py"
