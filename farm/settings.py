@@ -71,6 +71,26 @@ class Settings(BaseSettings):
     hidden_kept: float = Field(
         default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
     )
+    worker_recycle_after: int = Field(
+        default=500, ge=0, description="jobs after which a worker makes room for a new process; 0: never"
+    )
+    worker_memory_drift: float = Field(
+        default=0.5, ge=0, description="share by which a worker's memory may grow over its first job; 0: any"
+    )
+    stall_times: float = Field(
+        default=4.0, ge=1, description="a stage that takes so many times longer than 95 of 100 others did hangs"
+    )
+    stall_floor: float = Field(default=120.0, gt=0, description="seconds without progress that are never too long")
+    stall_loading: float = Field(default=1200.0, gt=0, description="seconds that loading a model may take")
+    stall_unknown: float = Field(
+        default=1800.0, gt=0, description="seconds without progress of a stage that few have done before"
+    )
+    quarantine_after: int = Field(
+        default=2, ge=1, description="jobs with device faults on a GPU within an hour that set it aside"
+    )
+    quarantine_seconds: float = Field(
+        default=900.0, gt=0, description="until a GPU that was set aside is probed; doubled each time in a row"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")

@@ -221,7 +221,7 @@ def quarantine_json(one: Quarantine) -> Json:
 
 def video_json(job: Job) -> Json:
     """The shape that clients of OpenAI's video API know; they stop polling on any other status word."""
-    cancelled = {"code": "cancelled", "message": "the job was cancelled"}
+    cancelled = {"code": "cancelled", "message": job.error.message if job.error else "the job was cancelled"}
     failed = {"code": job.error.code, "message": job.error.message} if job.error else None
     return {
         "id": job.id,

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "sweep": ("sweep", "sweep", "Free what nobody can see any more in the store.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
+    "chaos": ("chaos", "chaos", "Prove on a throw-away farm that kills lose nothing.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }
 

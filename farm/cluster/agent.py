@@ -8,12 +8,13 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 from farm.cluster.beats import LARGEST, Answer, SentBeat
 from farm.cluster.poke import POKE, listen, send
-from farm.db import jobs, leases, pokes, workers
+from farm.db import jobs, leases, nodes, pokes, workers
 from farm.db.engine import Database, open_database
 from farm.db.workers import GONE
 from farm.domain.errors import FarmError, JobNotFound
@@ -55,6 +56,8 @@ class Agent:
         self._heard: dict[str, _Heard] = {}
         self._lock = threading.Lock()
         self._due = threading.Event()  # a poke came, or something changed that people wait to see
+        self._boot = uuid.uuid4().hex
+        self._said_at = float("-inf")
         self._poked = False
         self._leaving = False
         self._stopped = threading.Event()
@@ -146,6 +149,10 @@ class Agent:
             time.sleep(_FASTEST)
 
     def _renew(self) -> None:
+        # Where a worker falls silent, this says whether it went alone. In every round, but not at every step.
+        if time.monotonic() - self._said_at >= self._renew_every():
+            nodes.beat(self._db, self._settings.node_name, self._boot)
+            self._said_at = time.monotonic()
         with self._lock:
             self._forget_silent()
             fresh = [h for h in self._heard.values() if h.fresh]

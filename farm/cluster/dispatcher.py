@@ -7,6 +7,7 @@ and the database, and jobs that run do not need it.
 import contextlib
 import signal
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,20 +15,22 @@ from farm.cluster.actors import Actors
 from farm.cluster.claim import steady_clock
 from farm.cluster.deaths import bury_forgotten
 from farm.cluster.poke import listen, send
-from farm.cluster.post import Post
+from farm.cluster.policies import stall_limits
+from farm.cluster.post import Bar, Post
 from farm.cluster.slots import Slot
 from farm.cluster.sweeper import Sweeper
-from farm.db import events, lanes, leases, pokes, workers
+from farm.db import events, lanes, leases, nodes, pokes, quarantines, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.states import Wish
-from farm.domain.worker import Worker
+from farm.domain.worker import Quarantine, Worker
 from farm.ops.logging import Log, start_log
 from farm.scheduling.answering import Answering
 from farm.scheduling.lanes import LaneView, next_lane
 from farm.settings import Settings, load_settings
 
 _POLL = 1.0  # seconds between two looks when nobody pokes
+_SELDOM = 5.0  # seconds between two looks for what is rare and in no hurry
 _PRUNE_EVERY = 3600.0  # seconds between two prunings of the outbox, which is kept for days
 _STOP = b"stop"
 
@@ -44,7 +47,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._answering = Answering(settings.lease_ttl, steady_clock)
-        self._prune_at = 0.0
+        self._prune_at = self._seldom_at = 0.0
 
     def run(self) -> None:
         """Until `stop`. Its socket is bound once Ray and the database have answered: that is "ready"."""
@@ -76,6 +79,10 @@ class Dispatcher:
             self._wake.set()
         self._claim()
         self._reap()
+        if steady_clock() >= self._seldom_at:
+            self._seldom_at = steady_clock() + _SELDOM
+            self._end_hung()
+            self._take_back_fulfilled_wishes()
         if steady_clock() >= self._prune_at:
             self._prune_at = steady_clock() + _PRUNE_EVERY
             events.prune(self._db)
@@ -83,12 +90,13 @@ class Dispatcher:
     def _keep_posts(self) -> None:
         """A post for every slot of a living node. One whose node has gone stays until its dead are buried."""
         present = {slot.resource: slot for slot in self._actors.slots()}
+        bars = bars_of(quarantines.find(self._db), datetime.now(UTC))
         for resource, slot in present.items():
             if resource not in self._posts:
                 self._posts[resource] = self._new_post(slot)
                 self._log.info("slot_joined", slot=resource)
         for resource, post in list(self._posts.items()):
-            post.look(node_lives=resource in present)
+            post.look(node_lives=resource in present, bar=bars.get(post.gpu, Bar.NONE))
             if resource not in present and post.vacant:
                 del self._posts[resource]
                 self._log.info("slot_left", slot=resource)
@@ -107,9 +115,8 @@ class Dispatcher:
                 self._claim_for(post, worker)
 
     def _claim_for(self, post: Post, worker: Worker) -> None:
-        if worker.wish is Wish.RESTART:
-            self._log.info("restart_wished", worker=worker.id)
-            post.replace()
+        if restart_due(worker):
+            post.replace("somebody wished it to restart")
             return
         choice = next_lane(lanes.lanes(self._db, worker.id), worker, datetime.now(UTC))
         if not isinstance(choice, LaneView):
@@ -120,6 +127,21 @@ class Dispatcher:
         if assignment is not None:
             self._log.info("claimed", job=assignment.job, epoch=assignment.epoch, worker=worker.id)
             post.give(assignment)
+
+    def _end_hung(self) -> None:
+        """Of those whose own watchdog has not done it. What is killed here is told as lost when it is seen dead."""
+        for one in leases.stalled(self._db, stall_limits(self._settings)):
+            post = next((post for post in self._posts.values() if post.worker_id == one.worker), None)
+            if post is not None and one.seconds > one.allowed + self._settings.lease_ttl:
+                post.end_hung(one.cause)
+
+    def _take_back_fulfilled_wishes(self) -> None:
+        """A node is to restart its workers once, and not whoever comes after them as well."""
+        wished = [node for node in nodes.find(self._db) if node.wish is Wish.RESTART]
+        for node in wished:
+            here = [w for w in workers.find(self._db, gone_within=0.0) if w.node == node.node]
+            if here and node.wish_at is not None and all(w.started_at > node.wish_at for w in here):
+                nodes.wish(self._db, node.node, Wish.RUN, by="the dispatcher", reason="its workers have restarted")
 
     def _reap(self) -> None:
         if not self._answering.answered():
@@ -137,6 +159,18 @@ class Dispatcher:
         with contextlib.suppress(OSError):  # closed by run
             while inbox.recv(64) != _STOP:
                 self._wake.set()
+
+
+def bars_of(found: Sequence[Quarantine], now: datetime) -> dict[str, Bar]:
+    """By GPU."""
+    return {one.gpu: Bar.PROBE if one.until is not None and one.until <= now else Bar.CLOSED for one in found}
+
+
+def restart_due(worker: Worker) -> bool:
+    """Somebody wishes it, and it is still the process they meant."""
+    if worker.wish is not Wish.RESTART:
+        return False
+    return not worker.wish_of_node or worker.wish_at is None or worker.started_at < worker.wish_at
 
 
 def main() -> None:

@@ -76,8 +76,8 @@ def willing(worker_id: str) -> ColumnElement[bool]:
 def larger_card_lives(job: str, card: int) -> ColumnElement[bool]:
     """Some worker that could render the job has more than `card` bytes; it may be busy, or drained for now."""
     other = workers.alias("other")
-    lives = and_(other.c.state != GONE, other.c.ended_at.is_(None), other.c.memory_total > card)
-    return exists().where(jobs.c.id == job, lives, _fits(_columns(other)))
+    larger = and_(other.c.state != GONE, other.c.memory_total > card)
+    return exists().where(jobs.c.id == job, larger, _fits(_columns(other)))
 
 
 def heard(worker: FromClause) -> ColumnElement[bool]:

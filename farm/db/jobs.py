@@ -243,7 +243,7 @@ def _refuse_hopeless(conn: Connection, job_id: str, arrow: Transition) -> None:
 def _held_still(conn: Connection, text: str) -> str:
     """The id, of a job that nobody else moves until we are done: what we read of it stays true."""
     job_id = _resolve(conn, text)
-    conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update())
+    conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update(key_share=True))
     return job_id
 
 

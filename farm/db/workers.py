@@ -57,7 +57,7 @@ def beat(db: Database, beats: Sequence[Beat]) -> None:
     with db.write() as conn:
         for b in sorted(beats, key=lambda b: b.worker):  # rows are locked in one order everywhere
             before = (
-                conn.execute(select(workers).where(workers.c.id == b.worker).with_for_update())
+                conn.execute(select(workers).where(workers.c.id == b.worker).with_for_update(key_share=True))
                 .mappings()
                 .one_or_none()
             )

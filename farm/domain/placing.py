@@ -88,8 +88,10 @@ def requires(value: object) -> Requires | None:
 
 
 def _tags(value: object) -> tuple[str, ...]:
-    tags = cast("list[object]", [value] if isinstance(value, str) else value or [])
-    if not isinstance(tags, list) or len(tags) > MOST_TAGS or not all(_is_name(tag) for tag in tags):
+    if value is None:
+        return ()
+    tags = cast("list[object]", value) if isinstance(value, list) else [value]
+    if len(tags) > MOST_TAGS or not all(_is_name(tag) for tag in tags):
         raise _refused(f"tags must be at most {MOST_TAGS} short names", 'like ["a100", "night"]', "requires")
     return tuple(sorted({str(tag) for tag in tags}))
 

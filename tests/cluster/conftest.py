@@ -123,7 +123,7 @@ class Farm:
 def make_farm(home: Path, **options: Any) -> Farm:
     settings = load_settings(
         home=home, lease_ttl=4.0, renew_every=1.0, beat_every=0.3,
-        ray_address=f"127.0.0.1:{ray_node.free_port()}", **options,
+        ray_address=f"127.0.0.1:{ray_node.free_port()}", **{"quarantine_after": 100, **options},
     )  # fmt: skip
     settings.make_folders()
     migrate(settings.database_url)

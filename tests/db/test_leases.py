@@ -273,6 +273,7 @@ def test_a_job_that_never_started_is_requeued_without_blame(db, clock):
     job = submit_one(db)
     claim(db)
     clock.forward(31)
+    nodes.beat(db, "n1", "boot")
     assert leases.reap(db) == [(job.id, 1, JobState.QUEUED)]
     assert jobs.get(db, job.id).failures == 0
 

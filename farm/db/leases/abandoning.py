@@ -33,8 +33,9 @@ def abandon(
 ) -> JobState | None:
     """What the job becomes; None: the claim is void."""
     held = conn.execute(
-        # Locked, so that the verdict is about the row as it will be changed.
-        select(jobs).where(is_claim(job, epoch), jobs.c.state.in_(sorted(ACTIVE))).with_for_update()
+        # Locked, so that the verdict is about the row as it will be changed; but not against those who only
+        # refer to it (a job that will wait for this one), for they may hold what we need next.
+        select(jobs).where(is_claim(job, epoch), jobs.c.state.in_(sorted(ACTIVE))).with_for_update(key_share=True)
     ).one_or_none()
     if held is None:
         return None

@@ -54,7 +54,7 @@ def claim(
             .order_by(jobs.c.priority.desc(), resident, jobs.c.seq)
             .limit(1)
             # Where writers run side by side, each takes the first row that no other is taking, and locks no more.
-            .with_for_update(skip_locked=True, of=jobs)
+            .with_for_update(skip_locked=True, key_share=True, of=jobs)
             .cte("first")
         )
         holds = select(func.count()).select_from(leases).where(leases.c.worker == worker_id).scalar_subquery()

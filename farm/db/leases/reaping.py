@@ -40,11 +40,11 @@ def expire(conn: Connection, job: str, epoch: int, worker: str, crash_cap: int) 
     """Reap one lease if it is still there and still expired; None if not."""
     # The job first, as everyone who ends a claim does, then its lease: held, so that of a renewal and the
     # reaper one waits for the other and sees what it did.
-    conn.execute(select(jobs.c.seq).where(is_claim(job, epoch)).with_for_update())
+    conn.execute(select(jobs.c.seq).where(is_claim(job, epoch)).with_for_update(key_share=True))
     overdue = (
         select(leases.c.renewed_at, leases.c.expires_at)
         .where(leases.c.job == job, leases.c.epoch == epoch, leases.c.expires_at < farm_now())
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
     lease = conn.execute(overdue).one_or_none()
     if lease is None:
