@@ -62,15 +62,6 @@ class Settings(BaseSettings):
     renew_every: float = Field(default=5.0, gt=0, description="seconds between two renewals by the node agent")
     beat_every: float = Field(default=1.0, gt=0, description="seconds between two beats of a worker")
     crash_cap: int = Field(default=3, ge=1, description="blamed attempts after which a job fails as poison")
-    sweep_every: float = Field(
-        default=3600.0, ge=0, description="seconds between two sweeps of the store; 0: only `farm sweep`"
-    )
-    sweep_spare: float = Field(
-        default=86_400.0, ge=3600.0, description="seconds for which a sweep leaves everything in the store alone"
-    )
-    hidden_kept: float = Field(
-        default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
-    )
     worker_recycle_after: int = Field(
         default=500, ge=0, description="jobs after which a worker makes room for a new process; 0: never"
     )
@@ -90,6 +81,15 @@ class Settings(BaseSettings):
     )
     quarantine_seconds: float = Field(
         default=900.0, gt=0, description="until a GPU that was set aside is probed; doubled each time in a row"
+    )
+    sweep_every: float = Field(
+        default=3600.0, ge=0, description="seconds between two sweeps of the store; 0: only `farm sweep`"
+    )
+    sweep_spare: float = Field(
+        default=86_400.0, ge=3600.0, description="seconds for which a sweep leaves everything in the store alone"
+    )
+    hidden_kept: float = Field(
+        default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.

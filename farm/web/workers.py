@@ -29,7 +29,7 @@ def workers_view(farm: Services, lang: str) -> dict[str, Any]:
     found: list[Json] = [{**worker, "percent": percents.get(worker["job"], 0)} for worker in worker_list(farm)]
     aside = [quarantine_json(one) for one in quarantines.find(farm.db)]
     wishes = {node["node"]: node for node in node_list(farm)}
-    names = sorted({w["node"] for w in found} | {q["node"] for q in aside} | set(wishes))
+    names = sorted({str(w["node"]) for w in found} | {q["node"] for q in aside} | set(wishes))
     return {
         "lang": lang,
         "room": "workers",
