@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     ray_port: int = Field(default=7861, ge=1, le=65535, description="where render nodes join the server")
     token_file: str = Field(default="", description="the secret that the nodes of a farm share")
     node: str = Field(default="", max_length=200, description="name of this machine; default: its host name")
+    # What jobs may require of the workers of this machine: farm submit --pool, --on.
+    pool: str = Field(default="", max_length=60, description="pool that the workers of this machine are in")
+    tags: str = Field(default="", description="names that jobs may require of them, like a100,night")
 
     @classmethod
     def settings_customise_sources(
@@ -154,6 +157,10 @@ class Settings(BaseSettings):
     @property
     def node_name(self) -> str:
         return self.node or socket.gethostname()
+
+    @property
+    def worker_tags(self) -> tuple[str, ...]:
+        return tuple(sorted({tag.strip() for tag in self.tags.split(",") if tag.strip()}))
 
     @property
     def ray_token(self) -> Path:

@@ -152,5 +152,6 @@ def started(farm: Farm, workers: int) -> Iterator[Farm]:
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     """Two CPU workers."""
     home = tmp_path_factory.mktemp("farm")
-    with started(make_farm(home, workers=2, pipeline="tests.cluster.fake_model:Pipeline"), 2) as farm:
+    options = {"pipeline": "tests.cluster.fake_model:Pipeline", "pool": "film", "tags": "night, a100"}
+    with started(make_farm(home, workers=2, **options), 2) as farm:
         yield farm
