@@ -189,7 +189,7 @@ def job_detail(farm: Services, job_id: str) -> Json:
 
 
 def _stalled(farm: Services, job: Job) -> list[Stalled]:
-    return leases.stalled(farm.db) if job.state is JobState.RUNNING else []
+    return leases.stalled(farm.db, farm.stall_limits) if job.state is JobState.RUNNING else []
 
 
 def _sentence(help: str) -> str:

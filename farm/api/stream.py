@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from farm.api.outage import outage
 from farm.api.present import job_json, preview_url, stage_percent
@@ -18,6 +18,8 @@ from farm.domain.errors import FarmError, JobNotFound
 from farm.domain.job import Event, Progress
 
 log = logging.getLogger("farm.api.stream")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 POLL = 0.25  # seconds between looks at the database while somebody listens
 IDLE_POLL = 2.0  # and while nobody does
@@ -139,8 +141,18 @@ class Hub:
         return Message("health", {"id": "farm", **self._away})
 
     async def stream(self, after: int | None) -> AsyncIterator[bytes]:
-        """Everything from the cursor `after` on (None: from now on), forever."""
-        newest = await asyncio.to_thread(events.latest, self._db) if after is None else after
+        """Everything from the cursor `after` on (None: from now on), forever, also while the database is away."""
+        newest = after
+        if newest is None:
+            try:
+                newest = await asyncio.to_thread(events.latest, self._db)
+            except FarmError as error:
+                away = Message("health", {"id": "farm", **outage(error, self._store)})
+                yield b"retry: 1000\n\n" + away.encode()
+                newest = await self._once_back(events.latest, self._db)
+                if newest is None:
+                    return
+                yield Message("health", {"id": "farm", **outage(None, self._store)}).encode()
         subscriber = Subscriber(seen=newest)
         try:
             self._join(subscriber)
@@ -186,17 +198,29 @@ class Hub:
     async def _replay(self, after: int, subscriber: Subscriber) -> AsyncIterator[Message]:
         """Rows between the reader's cursor and the poller's; live ones queue up meanwhile."""
         while True:
-            rows, reset = await asyncio.to_thread(events.read, self._db, after)
+            read = await self._once_back(events.read, self._db, after)
+            if read is None:
+                return
+            rows, reset = read
             if reset:
-                subscriber.seen = await asyncio.to_thread(events.latest, self._db)
+                subscriber.seen = await self._once_back(events.latest, self._db) or 0
                 yield Message("reset", {}, subscriber.seen)
                 return
             if not rows:
                 return
-            for message in await asyncio.to_thread(self._tell, rows):
+            for message in await self._once_back(self._tell, rows) or []:
                 yield message
             after = rows[-1].id
             subscriber.seen = after
+
+    async def _once_back(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What the database says, as soon as it is there; None: this server ends before."""
+        while not self._stopping.is_set():
+            try:
+                return await asyncio.to_thread(ask, *args, **kwargs)
+            except FarmError:
+                await asyncio.sleep(POLL)
+        return None
 
     def _poll(self) -> list[Message]:
         """One look: what the outbox gained, and where the running jobs are."""

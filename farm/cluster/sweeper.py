@@ -28,13 +28,23 @@ class Sweeper:
         self._db = db
         self._log = log
         self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
 
     def start(self) -> None:
         if self._settings.sweep_every:
-            threading.Thread(target=self._run, name="sweeper", daemon=True).start()
+            self._thread.start()
 
     def stop(self) -> None:
+        """After the sweep in hand; see `join`."""
         self._stopping.set()
+
+    def join(self) -> None:
+        if self.running:
+            self._thread.join()
 
     def _run(self) -> None:
         pause = min(_FIRST, self._settings.sweep_every)

@@ -81,7 +81,7 @@ def language(asked: str | None, kept: str | None, accepted: str) -> str:
 
 WORKERS: dict[str, dict[str, str]] = {
     "en": {
-        "skip": "Skip to content", "theme": "Dark or light", "keys": "Keyboard shortcuts", "jobs": "Jobs",
+        "skip": "Skip to content", "theme": "Dark or light", "shortcuts": "Keyboard shortcuts", "jobs": "Jobs",
         "title": "Workers", "none": "No worker yet",
         "none_help": "Jobs wait until one is there. A farm starts its own; other machines join with",
         "node": "Node", "actions": "Actions for", "yes_lost": "Give it back now", "no": "Leave it",
@@ -105,7 +105,7 @@ WORKERS: dict[str, dict[str, str]] = {
         "close": "Close", "keyboard": "Keyboard",
     },
     "zh": {
-        "skip": "跳到内容", "theme": "深色或浅色", "keys": "键盘快捷键", "jobs": "任务",
+        "skip": "跳到内容", "theme": "深色或浅色", "shortcuts": "键盘快捷键", "jobs": "任务",
         "title": "工作进程", "none": "还没有工作进程",
         "none_help": "任务会一直等待。农场会启动自己的工作进程；其他机器这样加入：",
         "node": "节点", "actions": "操作：", "yes_lost": "立即交回", "no": "保持不变",

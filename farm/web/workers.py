@@ -26,7 +26,7 @@ def workers_view(farm: Services, lang: str) -> dict[str, Any]:
     cursor = events.latest(farm.db)  # before anything is read: what happens meanwhile is told by the stream
     active, _ = jobs.find(farm.db, states=list(ACTIVE), limit=500)
     percents = {job.id: percent(job) for job in active}
-    found = [{**worker, "percent": percents.get(worker["job"], 0)} for worker in worker_list(farm)]
+    found: list[Json] = [{**worker, "percent": percents.get(worker["job"], 0)} for worker in worker_list(farm)]
     aside = [quarantine_json(one) for one in quarantines.find(farm.db)]
     wishes = {node["node"]: node for node in node_list(farm)}
     names = sorted({str(w["node"]) for w in found} | {q["node"] for q in aside} | set(wishes))

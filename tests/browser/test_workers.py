@@ -5,16 +5,19 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from farm.db import nodes, quarantines, workers
 from farm.domain.states import Wish
+from farm.web.words import WORKERS
 from tests.browser.conftest import Visit
 from tests.served.farm import Served
-from tests.served.machine import Machine
+from tests.served.machine import Machine, until
 from tests.served.outage import Outage, outage
 
 __all__ = ["outage"]
+
+expect.set_options(timeout=15_000)
 
 
 @pytest.fixture
@@ -101,6 +104,21 @@ def test_what_others_wish_is_seen_without_a_reload(view: Page, served: Served, m
     expect(view.locator(f"[data-job={job}] [data-f=where]")).to_have_text(re.compile(r"denoising 4 of \d+"))
 
 
+def test_a_menu_that_is_opened_stays_open_whatever_happens_meanwhile(view: Page, served: Served) -> None:
+    held: list[Route] = []
+    view.route("**/workers", lambda route: held.append(route), times=1)
+    workers.wish(served.services.db, "w1", Wish.DRAIN, "ann")
+    until(lambda: (view.wait_for_timeout(20), held)[1])  # the page asks how it is now
+    view.click("#open-w1")
+    with view.expect_response("**/workers") as answer:
+        held[0].continue_()
+    answer.value.finished()
+    view.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    expect(view.locator("#w-w1-drain")).to_be_visible()  # still as it was opened
+    view.keyboard.press("Escape")
+    expect(view.locator(".wished")).to_contain_text("draining")
+
+
 def test_it_speaks_chinese_to_whoever_reads_chinese(browser: Browser, served: Served, machine: Machine) -> None:
     context = browser.new_context(locale="zh-CN")
     page = context.new_page()
@@ -111,6 +129,15 @@ def test_it_speaks_chinese_to_whoever_reads_chinese(browser: Browser, served: Se
     page.goto(f"{served.url}/workers")
     expect(page.locator("h1")).to_have_text("Workers")  # chosen once, kept
     context.close()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_word_of_the_view_has_its_translation(served: Served, machine: Machine, language: str) -> None:
+    assert WORKERS[language].keys() == WORKERS["en"].keys()
+    page = httpx.get(f"{served.url}/workers?lang={language}").text
+    assert f'<html lang="{language}">' in page
+    assert "object at 0x" not in page
+    assert WORKERS[language]["shortcuts"] in page
 
 
 def test_without_the_script_the_menus_are_forms(browser: Browser, served: Served, machine: Machine) -> None:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from farm.api import workers as api
 from farm.db import workers
 from farm.domain.states import Wish
 from farm.domain.worker import NewWorker
@@ -18,6 +19,21 @@ def busy(farm: Command, machine: Machine) -> str:
     machine.take()
     machine.step(3, preview=False)
     return job
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One for each time that somebody asked for the workers."""
+    seen: list[int] = []
+    through = api.worker_list
+    monkeypatch.setattr(api, "worker_list", lambda farm: (seen.append(1), through(farm))[1])
+    return seen
+
+
+def keeps_looking(looks: list[int]) -> None:
+    """A command that waits asks again and again."""
+    before = len(looks)
+    until(lambda: len(looks) >= before + 3)
 
 
 def wishes(served: Served) -> dict[str, tuple[Wish, bool]]:
@@ -53,9 +69,12 @@ def test_drain_says_what_becomes_of_the_job_in_hand(farm: Command, served: Serve
     assert wishes(served)["w1"][0] is Wish.RUN
 
 
-def test_a_wait_ends_with_the_job_in_hand(farm: Command, served: Served, machine: Machine, busy: str) -> None:
+def test_a_wait_ends_with_the_job_in_hand(
+    farm: Command, served: Served, machine: Machine, busy: str, looks: list[int]
+) -> None:
     process = farm.start("workers", "drain", "w1", "--wait")
     until(lambda: wishes(served)["w1"][0] is Wish.DRAIN)
+    keeps_looking(looks)
     assert process.poll() is None
     ended = threading.Thread(target=machine.finish)
     ended.start()
@@ -64,13 +83,15 @@ def test_a_wait_ends_with_the_job_in_hand(farm: Command, served: Served, machine
 
 
 def test_a_restart_is_waited_for_until_a_new_process_is_ready(
-    farm: Command, served: Served, machine: Machine
+    farm: Command, served: Served, machine: Machine, looks: list[int]
 ) -> None:
     process = farm.start("workers", "restart", "w1", "--wait")
     db = served.services.db
     until(lambda: wishes(served)["w1"][0] is Wish.RESTART)
+    keeps_looking(looks)
     workers.gone(db, "w1")
     workers.register(db, NewWorker("w9", "studio", "cpu:studio:1", "2 CPU cores", 2))
+    keeps_looking(looks)
     assert process.poll() is None, "it is still starting"
     Machine(db, served.services.store, "w9")  # says that it is idle
     assert process.wait(30) == 0

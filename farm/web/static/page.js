@@ -156,6 +156,7 @@ async function redraw(address = location.href) {
     const fresh = await fetchPage(address);
     const part = $("#live", fresh);
     if (!part) return location.assign(address);
+    if (choosing()) return void setTimeout(() => redraw(address), 500); // opened while the page was on its way
     const focused = document.activeElement?.id;
     live().replaceWith(document.importNode(part, true));
     document.title = fresh.title;
