@@ -5,6 +5,8 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do command -v python$$v && break; don
 VENV := .venv
 BIN := $(VENV)/bin
 FARM := $(BIN)/farm
+# Processes of the test run. A module stays in one, with the farm that its tests share.
+JOBS ?= 2
 
 SEED ?= 1
 
@@ -26,7 +28,7 @@ down: $(VENV)/.server
 test: $(VENV)/.dev
 	@$(BIN)/python -m tests.house.packages
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Random histories of the job protocol, faults at every statement, processes killed under load. SEED=7: other dice.
 proof: $(VENV)/.dev

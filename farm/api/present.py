@@ -8,7 +8,7 @@ from typing import Any
 from farm.domain.job import Attempt, Dependency, Job, JobSpec, Progress
 from farm.domain.request import seconds_of
 from farm.domain.states import JobState, StageName
-from farm.domain.worker import Worker
+from farm.domain.worker import Node, Quarantine, Worker
 
 Json = dict[str, Any]
 
@@ -154,9 +154,13 @@ def dependency_json(needs: Dependency) -> Json:
     }
 
 
-def worker_json(worker: Worker, jobs: Sequence[Job] = ()) -> Json:
-    """`jobs`: the active ones, of which this worker's is named."""
-    at = next((j.id for j in jobs if j.progress is not None and j.progress.worker == worker.id), None)
+def worker_json(
+    worker: Worker, jobs: Sequence[Job] = (), quarantine: Quarantine | None = None, now: datetime | None = None
+) -> Json:
+    """`jobs`: the active ones, of which this worker's is named. `quarantine`: of its GPU, if it is in one."""
+    job = next((j for j in jobs if j.progress is not None and j.progress.worker == worker.id), None)
+    at = None if job is None else job.progress
+    names = {digest: name for name, digest in (worker.available or {}).items()}
     return {
         "id": worker.id,
         "node": worker.node,
@@ -164,14 +168,54 @@ def worker_json(worker: Worker, jobs: Sequence[Job] = ()) -> Json:
         "device": worker.device_name,
         "pid": worker.pid,
         "models": list(worker.models),
+        "resident": [names.get(digest, digest[:12]) for digest in worker.models],
         "available": dict(worker.available or {}),
+        "tags": list(worker.tags),
+        "pool": worker.pool,
         "wish": worker.wish.value,
+        "wish_now": worker.wish_now,
+        "wish_of_node": worker.wish_of_node,
+        "wish_at": when(worker.wish_at),
+        "wish_by": worker.wish_by,
+        "wish_reason": worker.wish_reason,
+        "quarantine": None if quarantine is None else quarantine_json(quarantine),
         "state": worker.state,
-        "job": at,
+        "job": None if job is None else job.id,
+        "stage": None if at is None else {"stage": at.stage.value, "k": at.k, "n": at.n},
         "started_at": when(worker.started_at),
         "heartbeat_at": when(worker.heartbeat_at),
+        "heartbeat_age": None if now is None else round(max((now - worker.heartbeat_at).total_seconds(), 0.0), 1),
         "jobs_done": worker.jobs_done,
         "memory": worker.memory,
+        "memory_total": worker.memory_total,
+    }
+
+
+def node_json(node: Node) -> Json:
+    return {
+        "node": node.node,
+        "wish": node.wish.value,
+        "wish_now": node.wish_now,
+        "wish_at": when(node.wish_at),
+        "wish_by": node.wish_by,
+        "wish_reason": node.wish_reason,
+        "heartbeat_at": when(node.heartbeat_at),
+    }
+
+
+def quarantine_json(one: Quarantine) -> Json:
+    """`until` null: only a person ends it; else a probe decides, from then on."""
+    return {
+        "gpu": one.gpu,
+        "node": one.node,
+        "reason": one.reason,
+        "by": one.by,
+        "since": when(one.since),
+        "until": when(one.until),
+        "times": one.times,
+        "probes": one.probes,
+        "last_probe_at": when(one.last_probe_at),
+        "last_probe": one.last_probe,
     }
 
 

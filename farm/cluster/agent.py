@@ -133,6 +133,7 @@ class Agent:
                 if news or time.monotonic() - renewed_at >= self._renew_every():
                     renewed_at = time.monotonic()
                     self._renew()
+                    self._say_alive()
                 elif self._somebody_cancelled():
                     self._renew()
             except FarmError as error:  # the workers' own fences hold while the database is away
@@ -149,10 +150,6 @@ class Agent:
             time.sleep(_FASTEST)
 
     def _renew(self) -> None:
-        # Where a worker falls silent, this says whether it went alone. In every round, but not at every step.
-        if time.monotonic() - self._said_at >= self._renew_every():
-            nodes.beat(self._db, self._settings.node_name, self._boot)
-            self._said_at = time.monotonic()
         with self._lock:
             self._forget_silent()
             fresh = [h for h in self._heard.values() if h.fresh]
@@ -168,6 +165,12 @@ class Agent:
             orders = leases.renew(self._db, [h.message.beat for h in alike], ttl)
             for heard in alike:
                 self._bring(heard, orders[heard.message.beat.job or "", heard.message.beat.epoch])
+
+    def _say_alive(self) -> None:
+        """Where a worker falls silent, this tells whether it went alone. In every round, but not at every step."""
+        if time.monotonic() - self._said_at >= self._renew_every():
+            self._said_at = time.monotonic()
+            nodes.beat(self._db, self._settings.node_name, self._boot)
 
     def _renew_every(self) -> float:
         """Often enough for the shortest lease that a worker here counts on."""

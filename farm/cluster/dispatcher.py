@@ -18,6 +18,7 @@ from farm.cluster.poke import listen, send
 from farm.cluster.policies import stall_limits
 from farm.cluster.post import Bar, Post
 from farm.cluster.slots import Slot
+from farm.cluster.sweeper import Sweeper
 from farm.db import events, lanes, leases, nodes, pokes, quarantines, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
@@ -176,7 +177,8 @@ def main() -> None:
     settings = load_settings()
     log = start_log("dispatcher", settings.log_dir, settings.log_level)
     actors = Actors(settings)
-    dispatcher = Dispatcher(settings, open_database(settings.database_url), actors, log)
+    db = open_database(settings.database_url)
+    dispatcher, sweeper = Dispatcher(settings, db, actors, log), Sweeper(settings, db, log)
 
     def stop(*_: Any) -> None:
         # On a thread: a handler must not take locks that the interrupted thread may hold.
@@ -185,11 +187,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
+        sweeper.start()
         dispatcher.run()
     except BaseException as error:
         log.error("dispatcher_failed", error)
         raise
     finally:
+        sweeper.stop()
         send(settings.dispatcher_socket, _STOP)
         actors.close()
 

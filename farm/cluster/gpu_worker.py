@@ -259,6 +259,7 @@ class GpuWorker:
         name = gpu.name if gpu is not None else f"CPU, {threads} thread{'' if threads == 1 else 's'}"
         return NewWorker(
             self._id, self._settings.node_name, self._slot.gpu, name, os.getpid(),
+            tags=self._settings.worker_tags, pool=self._settings.pool or None,
             memory_total=gpu.memory if gpu is not None else device.total_memory(),
         )  # fmt: skip
 

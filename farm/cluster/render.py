@@ -76,21 +76,11 @@ class Renderer:
         """Runs the claim to its end and tells the database. None: it was void from the start."""
         assignment = claim.assignment
         log = self._log.bind(job=assignment.job, epoch=assignment.epoch)
-        if not leases.start(self._db, assignment.job, assignment.epoch):
-            log.info("claim_void")
-            return None
-        log.info(
-            "job_started",
-            model=assignment.spec.model,
-            size=f"{assignment.spec.width}x{assignment.spec.height}",
-        )
-        claim.allow(leases.deadlines(self._db, assignment.spec, stall_limits(self._settings)))
-        device.reset_peak_memory()
         clock = StageClock(claim)
         path = self._scratch / f"{assignment.job}-{assignment.epoch}.mp4"
         try:
-            # The fence counts from a renewal: the first is our own, made after the claim reached us.
-            renew_lease(self._db, _beat(claim), claim, self._settings.lease_ttl)
+            if not self._begin(claim, log):
+                return None
             video = self._video(claim, clock, path, log)
             result = self._publish(claim, clock, video, log)
         except Exception as error:
@@ -103,6 +93,29 @@ class Renderer:
             peak_memory=result.peak_memory,
         )  # fmt: skip
         return result
+
+    def _begin(self, claim: Claim, log: Log) -> bool:
+        """False: the claim is void. Raises Stopped, DatabaseUnavailable."""
+        assignment = claim.assignment
+        begun: list[bool] = []
+
+        def start() -> None:
+            begun.append(leases.start(self._db, assignment.job, assignment.epoch))
+
+        offering.patiently(claim, start, log)
+        if not begun[-1]:
+            log.info("claim_void")
+            return False
+        log.info(
+            "job_started",
+            model=assignment.spec.model,
+            size=f"{assignment.spec.width}x{assignment.spec.height}",
+        )
+        device.reset_peak_memory()
+        claim.allow(leases.deadlines(self._db, assignment.spec, stall_limits(self._settings)))
+        # The fence counts from a renewal: the first is our own, made after the claim reached us.
+        renew_lease(self._db, _beat(claim), claim, self._settings.lease_ttl)
+        return True
 
     def _video(self, claim: Claim, clock: StageClock, path: Path, log: Log) -> _Video:
         """The file, whole and looked at. Raises Stopped, ModelError, BrokenVideo, device errors."""

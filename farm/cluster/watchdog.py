@@ -1,6 +1,7 @@
 """A claim that makes no progress for too long: its process ends itself, and says why. Liveness is not progress."""
 
 import threading
+import time
 from collections.abc import Callable
 
 from farm.cluster.claim import Claim, Overdue
@@ -16,13 +17,13 @@ class Watchdog:
         self._look = look
         self._bite = bite
         self._log = log
-        self._stopping = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def _run(self) -> None:
-        while not self._stopping.wait(_LOOK_EVERY):
+        while True:
+            time.sleep(_LOOK_EVERY)
             claim = self._look()
             overdue = None if claim is None else claim.overdue()
             if claim is not None and overdue is not None:

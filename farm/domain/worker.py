@@ -35,7 +35,7 @@ class Worker:
     pid: int
     models: tuple[str, ...]  # digests resident in memory
     wish: Wish
-    state: str  # starting | idle | busy | gone
+    state: str  # starting | probing | idle | busy | gone
     started_at: datetime
     heartbeat_at: datetime
     jobs_done: int

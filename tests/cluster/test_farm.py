@@ -28,6 +28,12 @@ def _both_workers_idle(farm: Farm) -> None:
     farm.wait_idle(2)
 
 
+def test_workers_say_what_jobs_may_require_of_them(farm: Farm):
+    for worker in workers.find(farm.db, gone_within=0.0):
+        assert (worker.tags, worker.pool, worker.gpus) == (("a100", "night"), "film", 1)
+        assert (worker.memory_total or 0) > 0
+
+
 def test_a_job_becomes_a_whole_video(farm: Farm, tmp_path: Path):
     job = farm.wait_final(farm.submit("a square, 一个方块"))
     assert job.state is JobState.SUCCEEDED, job.error

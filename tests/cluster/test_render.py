@@ -271,6 +271,22 @@ def test_weights_other_than_promised_are_refused(place: Workplace):
     assert error.code == "corrupt_weights"
 
 
+def test_a_database_that_is_away_at_the_beginning_is_waited_for(place: Workplace, monkeypatch: pytest.MonkeyPatch):
+    """A claim that was dropped would cost its job a lease, and blame."""
+    faults = [DatabaseUnavailable("away")]
+    real = leases.start
+
+    def start(*args: Any) -> bool:
+        if faults:
+            raise faults.pop()
+        return real(*args)
+
+    monkeypatch.setattr(leases, "start", start)
+    job = place.submit()
+    assert place.render(Claim(place.claim(job), 20.0)).ours
+    assert jobs.get(place.db, job).epoch == 1
+
+
 def test_a_void_claim_is_not_rendered(place: Workplace, renders: list[int]):
     job = place.submit()
     claim = Claim(place.claim(job), 20.0)

@@ -253,4 +253,5 @@ def test_a_job_that_a_new_one_is_about_to_wait_for_moves_on(db, other, act):
             "cancel": lambda: jobs.cancel(other, first.id),
         }
         answer = Act(do[act]).ends()
+    assert answer is not None, "passed over"
     assert not isinstance(answer, Exception), answer
