@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.histories import fresh_url
-from tests.db.conftest import fresh, new_database, product
+from tests.db.conftest import fresh, new_database, new_file, new_in_server, product
 
-__all__ = ["fresh", "new_database", "product"]
+__all__ = ["fresh", "new_database", "new_file", "new_in_server", "product"]
 
 
 @pytest.fixture
