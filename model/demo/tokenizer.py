@@ -21,8 +21,13 @@ WORDS = tuple(_WORDS.split())
 CHARACTERS = (
     "一个大小的红橙黄绿青蓝紫粉色圆形球正方块三角星五环黑白灰米背景在上下左右向从往移动滑飞升落旋转变放越来缩静止不"
 )
+# Learned later than the rest: several objects at once.
+MORE = (
+    *["two", "three", "circles", "balls", "discs", "squares", "boxes", "triangles", "stars", "rings", "donuts"],
+    *"两二和与同时",
+)
 PAD, UNKNOWN, START = 0, 1, 2
-_IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS)], start=3)}
+_IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS), *MORE], start=3)}
 VOCABULARY_SIZE = 256  # room to grow without changing the weights' shape
 
 _TOKEN = re.compile(r"[a-z]+|[0-9]|[\u3400-\u9fff]|[^\W\d_]")

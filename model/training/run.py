@@ -59,7 +59,7 @@ class EMA:
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """bf16 safetensors, written beside and renamed, so that a killed stage leaves the last whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     save_file({k: v.to(torch.bfloat16).contiguous().cpu() for k, v in state.items()}, part, metadata)
     part.rename(path)
 
@@ -68,7 +68,9 @@ def resume(module: nn.Module, path: Path) -> bool:
     """Start from an earlier run's EMA weights, if there are any; the optimiser warms up anew."""
     if not path.exists():
         return False
-    module.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    state = {k: v.float() for k, v in load_file(path).items()}
+    state.pop("preview", None)  # beside the VAE's own weights
+    module.load_state_dict(state)
     return True
 
 

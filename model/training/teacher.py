@@ -1,7 +1,7 @@
 """Stage 3: train the demo denoiser by flow matching. `python -m model.training.teacher --out runs/demo`
 
 Rectified flow (Liu et al. 2023; Lipman et al. 2023): x_t = (1 - t) x0 + t noise, the target is noise - x0;
-t is logit-normal, moved by shift 3 (Esser et al. 2024). A tenth of the captions is dropped, for guidance.
+t is logit-normal, moved towards noise (Esser et al. 2024). A tenth of the captions is dropped, for guidance.
 """
 
 import argparse
@@ -13,18 +13,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.demo.text_encoder import DemoTextEncoder
+from model.training.optimizer import Optimizers
 from model.training.run import EMA, Budget, Log, resume, save_weights
-from model.wan.config import Preset, preset
+from model.training.setup import CLIPS, TEXT_TO_VIDEO
+from model.wan.config import TransformerConfig
 from model.wan.transformer import WanTransformer
+
+LOG_EVERY = 250  # steps
 
 
 class Teacher(nn.Module):
     """Denoiser and text encoder together; `forward` is the loss of a batch."""
 
-    def __init__(self, p: Preset) -> None:
+    def __init__(self, shapes: TransformerConfig) -> None:
         super().__init__()
-        self.transformer = WanTransformer(p.transformer)
-        self.text_encoder = DemoTextEncoder(p.transformer.text_dim, p.transformer.text_len)
+        self.transformer = WanTransformer(shapes)
+        self.text_encoder = DemoTextEncoder(shapes.text_dim, shapes.text_len)
 
     def forward(self, x0: Tensor, ids: Tensor, keep: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         # x0, noise [b, z, t, h, w]; ids [b, text_len]; keep [b] 0 where the caption is dropped; t [b]
@@ -48,12 +52,21 @@ def initialise(model: Teacher) -> None:
     nn.init.normal_(model.text_encoder.token_embedding.weight, std=0.5)
 
 
+def noise_levels(count: int, shift: float, device: torch.device) -> Tensor:
+    """Logit-normal times in (0, 1), moved towards noise by `shift`: [count]."""
+    t = torch.sigmoid(torch.randn(count, device=device))
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--clips", choices=CLIPS, required=True)
+    parser.add_argument("--init", type=Path, help="weights to start from where the run has none yet")
     parser.add_argument("--seconds", type=float, default=700)
-    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--batch", type=int, help="default: by the size of the clips")
     parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--adamw", action="store_true", help="no Muon")
     parser.add_argument("--cosine-from", type=float, default=0.5, help="share of the time at full rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true")
@@ -61,50 +74,48 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    p = preset("demo-t2v")
-    model = Teacher(p)
+    clips = CLIPS[args.clips]
+    batch = args.batch or clips.batch
+    path = args.out / "teacher.safetensors"
+    model = Teacher(TEXT_TO_VIDEO)
     initialise(model)
-    resumed = resume(model, args.out / "teacher.safetensors")
+    resumed = resume(model, path) or (args.init and resume(model, args.init))
     model.to(device)
-    pool = load_file(args.out / "pool.safetensors")
+    pool = load_file(args.out / f"pool-{args.clips}.safetensors")
     latents, tokens = pool["latents"].to(device), pool["tokens"].to(device)
     log = Log(args.out / "teacher.jsonl")
-    log(stage="teacher", resumed=resumed, seed=args.seed, seconds=args.seconds, lr=args.lr, batch=args.batch,
-        clips=len(latents), parameters=sum(x.numel() for x in model.parameters()))  # fmt: skip
+    log(stage="teacher", clips=args.clips, resumed=bool(resumed), seed=args.seed, seconds=args.seconds, lr=args.lr,
+        batch=batch, pool=len(latents), muon=not args.adamw,
+        parameters=sum(x.numel() for x in model.parameters()))  # fmt: skip
     ema = EMA(model, 0.9995)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01,
-                                  fused=device.type == "cuda")  # fmt: skip
-    loss_of = model if args.no_compile else torch.compile(model)
+    optimizers = Optimizers(model, args.lr, muon=not args.adamw)
+    if not args.no_compile:
+        for block in model.transformer.blocks:  # one compilation serves all of them
+            block.compile()
     budget = Budget(args.seconds, warmup_steps=400, cosine_from=args.cosine_from)
-    path = args.out / "teacher.safetensors"
     total = torch.zeros((), device=device)
     saved = time.monotonic()
     while (progress := budget.progress) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = budget.learning_rate(args.lr, progress)
-        rows = torch.randint(len(latents), (args.batch,), device=device)
-        wording = torch.randint(tokens.shape[1], (args.batch,), device=device)
-        t = torch.sigmoid(torch.randn(args.batch, device=device))
-        t = p.shift * t / (1 + (p.shift - 1) * t)
-        keep = (torch.rand(args.batch, device=device) > 0.1).float()
+        rows = torch.randint(len(latents), (batch,), device=device)
+        wording = torch.randint(tokens.shape[1], (batch,), device=device)
+        t = noise_levels(batch, clips.shift, device)
+        keep = (torch.rand(batch, device=device) > 0.1).float()
         x0 = latents[rows].float()
         with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(x0, tokens[rows, wording].long(), keep, torch.randn_like(x0), t)
+            loss = model(x0, tokens[rows, wording].long(), keep, torch.randn_like(x0), t)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.step(budget.learning_rate(args.lr, progress))
         ema.update(budget.step)
         budget.stepped()
         total += loss.detach()
-        if budget.step % 500 == 0:
-            log(step=budget.step, progress=progress, loss=float(total) / 500)
+        if budget.step % LOG_EVERY == 0:
+            log(step=budget.step, progress=progress, loss=float(total) / LOG_EVERY)
             total.zero_()
             if time.monotonic() - saved > 60:
                 save_weights(path, ema.state_dict(), {"steps": str(budget.step)})
                 saved = time.monotonic()
     save_weights(path, ema.state_dict(), {"steps": str(budget.step)})
-    log(stage="teacher done", steps=budget.step, samples=budget.step * args.batch)
+    log(stage="teacher done", steps=budget.step, samples=budget.step * batch)
 
 
 if __name__ == "__main__":
