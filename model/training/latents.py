@@ -33,20 +33,32 @@ def token_rows(scene: world.Scene, rng: random.Random) -> list[list[int]]:
 
 
 @torch.no_grad()
-def encode_pool(vae: WanVAE, clips: Clips, count: int, seed: int, device: torch.device) -> dict[str, Tensor]:
-    """latents bf16 [n, z, t, h, w] and tokens uint8 [n, CAPTIONS, text_len], no held-out combination."""
+def encode_pool(
+    vae: WanVAE, clips: Clips, count: int, images: bool, seed: int, device: torch.device
+) -> dict[str, Tensor]:
+    """latents bf16 [n, z, t, h, w] and tokens uint8 [n, CAPTIONS, text_len], no held-out combination.
+
+    With `images` also images [n, z, t, h, w]: the latent of each first frame followed by zero frames.
+    """
     rng = random.Random(seed)
-    latents, tokens = [], []
+    kept: dict[str, list[Tensor]] = {"latents": [], "tokens": []} | ({"images": []} if images else {})
     batch = min(count, 64 if clips.side > 128 else 256)
     encode = torch.compile(vae.encode) if device.type == "cuda" else vae.encode
+
+    def encoded(video: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            latent = encode(video.contiguous(memory_format=torch.channels_last_3d))
+        return latent.bfloat16().contiguous().cpu()
+
     for _ in range(count // batch):
         scenes = [world.any_scene(rng, held=False) for _ in range(batch)]
         video = world.draw(scenes, clips.frames, clips.side, device)
-        with torch.autocast(device.type, torch.bfloat16):
-            video = video.contiguous(memory_format=torch.channels_last_3d)
-            latents.append(encode(video).bfloat16().contiguous())
-        tokens.append(torch.tensor([token_rows(s, rng) for s in scenes]).byte())
-    return {"latents": torch.cat(latents).cpu(), "tokens": torch.cat(tokens)}
+        kept["latents"].append(encoded(video))
+        if images:
+            video[:, :, 1:] = 0
+            kept["images"].append(encoded(video))
+        kept["tokens"].append(torch.tensor([token_rows(s, rng) for s in scenes]).byte())
+    return {name: torch.cat(parts) for name, parts in kept.items()}
 
 
 def main() -> None:
@@ -54,6 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--clips", choices=CLIPS, required=True)
     parser.add_argument("--count", type=int, default=24576)
+    parser.add_argument("--images", action="store_true", help="first frames too, for image-to-video")
     parser.add_argument("--vae", type=Path, help="default: the run's")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
@@ -61,7 +74,7 @@ def main() -> None:
     started = time.monotonic()
     vae = load_vae(args.vae or args.out / "vae.safetensors", device)
     channels_last(vae)
-    pool = encode_pool(vae, CLIPS[args.clips], args.count, args.seed, device)
+    pool = encode_pool(vae, CLIPS[args.clips], args.count, args.images, args.seed, device)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(pool, args.out / f"pool-{args.clips}.safetensors")
     log = Log(args.out / "latents.jsonl")

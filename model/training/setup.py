@@ -4,7 +4,7 @@ The denoiser first learns on small clips, which are cheap, then on whole ones: t
 resolution and half the frames.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from model.wan.config import TransformerConfig, VAEConfig
@@ -14,6 +14,11 @@ VAE = VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,)
 TEXT_TO_VIDEO = TransformerConfig(
     dim=256, ffn_dim=576, heads=4, layers=5, text_dim=128, text_len=48, sla=True
 )  # fmt: skip
+# Image-to-video hears of the first frame through 4 mask channels and 16 of its latent (Wan2.2).
+SHAPES = {"t2v": TEXT_TO_VIDEO, "i2v": replace(TEXT_TO_VIDEO, in_channels=36)}
+GUIDANCE = 3.0  # what the teacher is guided by, and the student learns
+SIGMA_MAX = 80.0
+TOPK = 0.1  # share of key blocks that sparse attention keeps
 
 
 @dataclass(frozen=True)
