@@ -1,11 +1,16 @@
-# Two commands: `make demo` shows the farm at work, `make test` proves it. `make up` / `make down` to stay.
+# `make demo` shows the farm at work, `make test` tests it, `make proof` breaks it for half an hour and audits it.
+# `make up` / `make down` to stay.
 SHELL := /bin/bash
 PYTHON ?= $(shell for v in 3.11 3.12 3.13; do command -v python$$v && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 FARM := $(BIN)/farm
+# Processes of the test run. A module stays in one, with the farm that its tests share.
+JOBS ?= 2
 
-.PHONY: demo test test-sparse-attention lint up up-servers down clean
+SEED ?= 1
+
+.PHONY: demo test proof test-sparse-attention lint up up-servers down clean
 
 demo: $(VENV)/.server
 	@$(FARM) demo
@@ -23,7 +28,11 @@ down: $(VENV)/.server
 test: $(VENV)/.dev
 	@$(BIN)/python -m tests.house.packages
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Random histories of the job protocol, faults at every statement, processes killed under load. SEED=7: other dice.
+proof: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos.proof --seed $(SEED)
 
 test-sparse-attention: $(VENV)/.server
 	@$(BIN)/python -m kernels.selftest

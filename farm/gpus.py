@@ -28,6 +28,14 @@ class GpuProcess:
 
 
 @dataclass(frozen=True)
+class Use:
+    """One GPU, and the processes that the driver is willing to name."""
+
+    gpu: Gpu
+    processes: tuple[GpuProcess, ...]
+
+
+@dataclass(frozen=True)
 class Driver:
     """`version` None: there is none that answers; `fault` says what NVML said."""
 
@@ -76,6 +84,21 @@ def driver() -> Driver:
         return Driver(_text(nvml.nvmlSystemGetDriverVersion()), "", gpus, processes)
     except nvml.NVMLError as error:
         return Driver(None, str(error))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def use(uuid: str) -> Use | None:
+    """Who is on the GPU now; None where it is not to be found."""
+    gpu = next((gpu for gpu in installed() if gpu.uuid == uuid), None)
+    if gpu is None:
+        return None
+    nvml = _nvml()
+    try:
+        nvml.nvmlInit()
+        return Use(gpu, tuple(_processes(nvml, gpu)))
+    except nvml.NVMLError:  # not every driver, or container, tells
+        return Use(gpu, ())
     finally:
         nvml.nvmlShutdown()
 

@@ -62,6 +62,35 @@ class Settings(BaseSettings):
     renew_every: float = Field(default=5.0, gt=0, description="seconds between two renewals by the node agent")
     beat_every: float = Field(default=1.0, gt=0, description="seconds between two beats of a worker")
     crash_cap: int = Field(default=3, ge=1, description="blamed attempts after which a job fails as poison")
+    worker_recycle_after: int = Field(
+        default=500, ge=0, description="jobs after which a worker makes room for a new process; 0: never"
+    )
+    worker_memory_drift: float = Field(
+        default=0.5, ge=0, description="share by which a worker's memory may grow over its first job; 0: any"
+    )
+    stall_times: float = Field(
+        default=4.0, ge=1, description="a stage that takes so many times longer than 95 of 100 others did hangs"
+    )
+    stall_floor: float = Field(default=120.0, gt=0, description="seconds without progress that are never too long")
+    stall_loading: float = Field(default=1200.0, gt=0, description="seconds that loading a model may take")
+    stall_unknown: float = Field(
+        default=1800.0, gt=0, description="seconds without progress of a stage that few have done before"
+    )
+    quarantine_after: int = Field(
+        default=2, ge=1, description="jobs with device faults on a GPU within an hour that set it aside"
+    )
+    quarantine_seconds: float = Field(
+        default=900.0, gt=0, description="until a GPU that was set aside is probed; doubled each time in a row"
+    )
+    sweep_every: float = Field(
+        default=3600.0, ge=0, description="seconds between two sweeps of the store; 0: only `farm sweep`"
+    )
+    sweep_spare: float = Field(
+        default=86_400.0, ge=3600.0, description="seconds for which a sweep leaves everything in the store alone"
+    )
+    hidden_kept: float = Field(
+        default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")
@@ -71,6 +100,9 @@ class Settings(BaseSettings):
     ray_port: int = Field(default=7861, ge=1, le=65535, description="where render nodes join the server")
     token_file: str = Field(default="", description="the secret that the nodes of a farm share")
     node: str = Field(default="", max_length=200, description="name of this machine; default: its host name")
+    # What jobs may require of the workers of this machine: farm submit --pool, --on.
+    pool: str = Field(default="", max_length=60, description="pool that the workers of this machine are in")
+    tags: str = Field(default="", description="names that jobs may require of them, like a100,night")
 
     @classmethod
     def settings_customise_sources(
@@ -125,6 +157,10 @@ class Settings(BaseSettings):
     @property
     def node_name(self) -> str:
         return self.node or socket.gethostname()
+
+    @property
+    def worker_tags(self) -> tuple[str, ...]:
+        return tuple(sorted({tag.strip() for tag in self.tags.split(",") if tag.strip()}))
 
     @property
     def ray_token(self) -> Path:

@@ -1,8 +1,9 @@
-"""What tests of several rooms share: one real browser for the whole run (a second one beside it cannot start),
+"""What tests of several rooms share: one real browser (a second one in the same process cannot start),
 
-and one Postgres and one S3 server.
+one Postgres and one S3 server. Each process of a run that is spread over several has its own.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -11,7 +12,18 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.private_servers import CARELESS, Server, private_postgres, private_seaweedfs
 
+# Whole farms take longest: begun first, they do not leave one process alone at the end of the run.
+_SLOW = ("tests/cluster/", "tests/line/", "tests/model/")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many threads as processes: threads that spin while they wait for a core cost many times what they bring.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the farms' workers choose their own number
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(_SLOW))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from farm.web import pages
 def create_app(services: Services) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        hub = Hub(services.db, services.stopping)
+        hub = Hub(services.db, services.stopping, store_trouble=services.store_watch.trouble)
         app.state.hub = hub
         poller = asyncio.create_task(hub.run())
         try:

@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from farm.api.outage import database_trouble, outage
 from farm.api.present import Json
 from farm.api.services import Farm, Services
 from farm.api.workers import worker_list
 from farm.db import jobs
-from farm.domain.errors import FarmError
 
 router = APIRouter(tags=["health"])
 
@@ -21,15 +21,18 @@ def alive() -> Json:
 @router.get("/readyz")
 def ready(farm: Farm) -> JSONResponse:
     """200 once a job sent now would be kept and rendered; else 503 naming what is missing."""
-    checks = _checks(farm)
+    checks, _ = _checks(farm)
     ok = all(said == "ok" for said in checks.values())
     return JSONResponse({"status": "ok" if ok else "not ready", "checks": checks}, 200 if ok else 503)
 
 
 @router.get("/api/health")
 def health(farm: Farm) -> Json:
-    """Answers also while the database is away: then it names no jobs and no workers."""
-    checks = _checks(farm)
+    """Answers also while the database is away: then it names no jobs and no workers.
+
+    `outage` says what that means for people.
+    """
+    checks, away = _checks(farm)
     counts: dict[str, int] = {}
     working: list[Json] = []
     if checks["database"] == "ok":
@@ -38,6 +41,7 @@ def health(farm: Farm) -> Json:
     return {
         "status": "ok" if all(said == "ok" for said in checks.values()) else "not ready",
         "checks": checks,
+        "outage": away,
         "jobs": counts,
         "workers": working,
         "models": sorted(farm.models.installed),
@@ -46,14 +50,11 @@ def health(farm: Farm) -> Json:
     }
 
 
-def _checks(farm: Services) -> dict[str, str]:
-    checks: dict[str, str] = {}
-    try:
-        jobs.counts(farm.db)
-        checks["database"] = "ok"
-    except FarmError as error:
-        checks["database"] = error.message
-    trouble = farm.store_watch.trouble()
-    checks["store"] = "ok" if trouble is None else trouble.message
-    checks["dispatcher"] = "ok" if farm.dispatcher_alive() else "no dispatcher is running: farm up"
-    return checks
+def _checks(farm: Services) -> tuple[dict[str, str], Json]:
+    database, store = database_trouble(farm), farm.store_watch.trouble()
+    checks = {
+        "database": "ok" if database is None else database.message,
+        "store": "ok" if store is None else store.message,
+        "dispatcher": "ok" if farm.dispatcher_alive() else "no dispatcher is running: farm up",
+    }
+    return checks, outage(database, store)

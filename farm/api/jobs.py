@@ -1,6 +1,7 @@
 """`/api/jobs`: everything about jobs. Each change pokes the dispatcher once it is durable."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,16 +11,18 @@ from fastapi.responses import Response
 from farm.api.body import Body, IdempotencyKey
 from farm.api.content import file_name, stored
 from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
-from farm.api.present import Json, attempt_json, job_json
+from farm.api.present import Json, attempt_json, dependency_json, job_json
 from farm.api.services import Farm, Services
-from farm.db import jobs, lanes, workers
+from farm.db import jobs, lanes, leases, quarantines, workers
 from farm.db.engine import Database
+from farm.db.leases import Stalled
 from farm.domain.errors import InvalidRequest, NotReady
 from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
 from farm.domain.request import check_priority, hint, new_job
 from farm.domain.states import JobState
 from farm.scheduling.lanes import Reason
+from farm.scheduling.surroundings import Surroundings
 from farm.scheduling.why import why
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
@@ -166,18 +169,27 @@ def job_detail(farm: Services, job_id: str) -> Json:
     place = jobs.position(farm.db, job.id)
     # Only of a job that is still to be stored: the question may have to wait for the answer.
     trouble = None if job.state.final else farm.store_watch.trouble()
-    reason = why(
-        job, place, lanes.lanes(farm.db), workers.find(farm.db), datetime.now(UTC), farm.models.installed,
-        store=None if trouble is None else Reason("store_away", trouble.message, trouble.next),
+    needs = jobs.depends_on(farm.db, job.id)
+    hung = next((one.cause for one in _stalled(farm, job) if one.job == job.id), None)
+    seen = Surroundings(
+        datetime.now(UTC), place or 0, lanes.lanes(farm.db), workers.find(farm.db), quarantines.find(farm.db),
+        farm.models.installed, None if trouble is None else Reason("store_away", trouble.message, trouble.next),
+        needs, hung,
     )  # fmt: skip
+    reason = why(job, seen)
     return {
         **job_json(job),
         "hint": hint(job.spec),
+        "depends_on": [dependency_json(one) for one in needs],
         "attempts": attempts,
         "timings": attempts[-1]["timings"] if attempts else {},
         "position": place,
         "waiting_because": {"code": reason.code, "sentence": reason.sentence, "help": _sentence(reason.help)},
     }
+
+
+def _stalled(farm: Services, job: Job) -> list[Stalled]:
+    return leases.stalled(farm.db, farm.stall_limits) if job.state is JobState.RUNNING else []
 
 
 def _sentence(help: str) -> str:
@@ -202,6 +214,8 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
     }
     if job.spec.negative_prompt is not None:
         wish["negative_prompt"] = job.spec.negative_prompt
+    if job.requires is not None:
+        wish["requires"] = {**asdict(job.requires), "tags": list(job.requires.tags)}
     if "seconds" in changes:
         del wish["frames"]
     if any(name in changes for name in IMAGE_FIELDS):

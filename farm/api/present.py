@@ -1,13 +1,14 @@
 """How a job, an attempt and a worker look from outside: plain JSON. Both the API and the page read these."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from farm.domain.job import Attempt, Job, JobSpec, Progress
+from farm.domain.job import Attempt, Dependency, Job, JobSpec, Progress
 from farm.domain.request import seconds_of
 from farm.domain.states import JobState, StageName
-from farm.domain.worker import Worker
+from farm.domain.worker import Node, Quarantine, Worker
 
 Json = dict[str, Any]
 
@@ -66,6 +67,11 @@ def job_json(job: Job) -> Json:
         "started_at": when(job.started_at),
         "finished_at": when(job.finished_at),
         "not_before": when(job.not_before),
+        "requires": None if job.requires is None else {**asdict(job.requires), "tags": list(job.requires.tags)},
+        "expanded_prompt": job.expanded_prompt,
+        "memory_plan": job.memory_plan,
+        "avoid": list(job.avoid),
+        "rest_until": when(job.rest_until),
         "cancel_requested": job.cancel_requested_at is not None and not job.state.final,
         "progress": progress_json(job) if job.progress and not job.state.final else None,
         "percent": percent(job),
@@ -129,6 +135,7 @@ def attempt_json(attempt: Attempt) -> Json:
         "worker": attempt.worker,
         "gpu": attempt.gpu,
         "outcome": None if attempt.outcome is None else attempt.outcome.value,
+        "blamed": attempt.blamed,
         "timings": {stage: round(seconds, 3) for stage, seconds in attempt.timings.items()},
         "peak_memory": attempt.peak_memory,
         "cause": attempt.cause,
@@ -138,9 +145,22 @@ def attempt_json(attempt: Attempt) -> Json:
     }
 
 
-def worker_json(worker: Worker, jobs: Sequence[Job] = ()) -> Json:
-    """`jobs`: the active ones, of which this worker's is named."""
-    at = next((j.id for j in jobs if j.progress is not None and j.progress.worker == worker.id), None)
+def dependency_json(needs: Dependency) -> Json:
+    return {
+        "job": needs.needs,
+        "after": needs.after.value,
+        "state": None if needs.state is None else needs.state.value,
+        "met": needs.met,
+    }
+
+
+def worker_json(
+    worker: Worker, jobs: Sequence[Job] = (), quarantine: Quarantine | None = None, now: datetime | None = None
+) -> Json:
+    """`jobs`: the active ones, of which this worker's is named. `quarantine`: of its GPU, if it is in one."""
+    job = next((j for j in jobs if j.progress is not None and j.progress.worker == worker.id), None)
+    at = None if job is None else job.progress
+    names = {digest: name for name, digest in (worker.available or {}).items()}
     return {
         "id": worker.id,
         "node": worker.node,
@@ -148,20 +168,60 @@ def worker_json(worker: Worker, jobs: Sequence[Job] = ()) -> Json:
         "device": worker.device_name,
         "pid": worker.pid,
         "models": list(worker.models),
+        "resident": [names.get(digest, digest[:12]) for digest in worker.models],
         "available": dict(worker.available or {}),
+        "tags": list(worker.tags),
+        "pool": worker.pool,
         "wish": worker.wish.value,
+        "wish_now": worker.wish_now,
+        "wish_of_node": worker.wish_of_node,
+        "wish_at": when(worker.wish_at),
+        "wish_by": worker.wish_by,
+        "wish_reason": worker.wish_reason,
+        "quarantine": None if quarantine is None else quarantine_json(quarantine),
         "state": worker.state,
-        "job": at,
+        "job": None if job is None else job.id,
+        "stage": None if at is None else {"stage": at.stage.value, "k": at.k, "n": at.n},
         "started_at": when(worker.started_at),
         "heartbeat_at": when(worker.heartbeat_at),
+        "heartbeat_age": None if now is None else round(max((now - worker.heartbeat_at).total_seconds(), 0.0), 1),
         "jobs_done": worker.jobs_done,
         "memory": worker.memory,
+        "memory_total": worker.memory_total,
+    }
+
+
+def node_json(node: Node) -> Json:
+    return {
+        "node": node.node,
+        "wish": node.wish.value,
+        "wish_now": node.wish_now,
+        "wish_at": when(node.wish_at),
+        "wish_by": node.wish_by,
+        "wish_reason": node.wish_reason,
+        "heartbeat_at": when(node.heartbeat_at),
+    }
+
+
+def quarantine_json(one: Quarantine) -> Json:
+    """`until` null: only a person ends it; else a probe decides, from then on."""
+    return {
+        "gpu": one.gpu,
+        "node": one.node,
+        "reason": one.reason,
+        "by": one.by,
+        "since": when(one.since),
+        "until": when(one.until),
+        "times": one.times,
+        "probes": one.probes,
+        "last_probe_at": when(one.last_probe_at),
+        "last_probe": one.last_probe,
     }
 
 
 def video_json(job: Job) -> Json:
     """The shape that clients of OpenAI's video API know; they stop polling on any other status word."""
-    cancelled = {"code": "cancelled", "message": "the job was cancelled"}
+    cancelled = {"code": "cancelled", "message": job.error.message if job.error else "the job was cancelled"}
     failed = {"code": job.error.code, "message": job.error.message} if job.error else None
     return {
         "id": job.id,

@@ -12,6 +12,7 @@ from farm.api.app import create_app
 from farm.api.offer import Offer
 from farm.api.services import Services
 from farm.cluster.poke import dispatcher_listens, poke
+from farm.cluster.policies import stall_limits
 from farm.db.engine import check_schema, open_database
 from farm.domain.errors import FarmError, PortInUse
 from farm.settings import Settings, load_settings
@@ -45,6 +46,7 @@ def build_services(settings: Settings) -> Services:
         store=open_store(settings.store),
         models_now=offer.now,
         poke=functools.partial(poke, settings, db),
+        stall_limits=stall_limits(settings),
         store_redirect=settings.store_redirect,
         dispatcher_alive=functools.partial(dispatcher_listens, settings),
         hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host}),

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from farm.db.engine import Database
 from farm.domain.errors import FarmError
 from farm.domain.request import Models
+from farm.scheduling.stalls import StallLimits
 from farm.storage.store import Store
 
 _BELIEVED = 2.0  # seconds
@@ -58,6 +59,7 @@ class Services:
     dispatcher_alive: Callable[[], bool] = _always
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    stall_limits: StallLimits = field(default_factory=StallLimits)  # as the machines have them
     store_redirect: bool = False  # videos straight from the store, where it has addresses for everyone
     store_watch: StoreWatch = field(init=False)
 

@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from farm.api.outage import outage
 from farm.api.present import job_json, preview_url, stage_percent
 from farm.db import events, jobs, progress
 from farm.db.engine import Database
@@ -17,10 +18,13 @@ from farm.domain.errors import FarmError, JobNotFound
 from farm.domain.job import Event, Progress
 
 log = logging.getLogger("farm.api.stream")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 POLL = 0.25  # seconds between looks at the database while somebody listens
 IDLE_POLL = 2.0  # and while nobody does
 HEARTBEAT = 15.0  # seconds of silence after which a comment is sent
+STORE_POLL = 2.0  # seconds between two questions whether the store is there
 PER_JOB = 0.5  # seconds between two progress messages of one job
 BUFFER = 1000  # messages a reader may lag behind before it must reconnect
 
@@ -80,8 +84,19 @@ class _Pace:
 class Hub:
     """Start it with `run()` in the server's event loop; `stream()` is one reader's view."""
 
-    def __init__(self, db: Database, stopping: asyncio.Event, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        db: Database,
+        stopping: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
+        store_trouble: Callable[[], FarmError | None] = lambda: None,
+    ) -> None:
+        """`store_trouble`: what is wrong with the store; None where nothing is."""
         self._db = db
+        self._store_trouble = store_trouble
+        self._store: FarmError | None = None
+        self._store_at = -1e9
+        self._away: dict[str, Any] = outage(None, None)
         self._clock = clock
         self._stopping = stopping
         self._subscribers: set[Subscriber] = set()
@@ -95,22 +110,56 @@ class Hub:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), IDLE_POLL)
+            trouble: FarmError | None = None
             try:
-                for message in await asyncio.to_thread(self._poll):
-                    for subscriber in self._subscribers:
-                        subscriber.put(message)
+                self._publish(await asyncio.to_thread(self._poll))
             except FarmError as error:  # the database is away: streams stay open and go on when it is back
+                trouble = error
                 log.warning("event poll failed", extra={"code": error.code, "message_": error.message})
+            if self._subscribers:
+                await asyncio.to_thread(self._ask_store)
+            self._tell_outage(outage(trouble, self._store))
             await asyncio.sleep(POLL)
 
+    def _publish(self, messages: list[Message]) -> None:
+        for message in messages:
+            for subscriber in self._subscribers:
+                subscriber.put(message)
+
+    def _ask_store(self) -> None:
+        if self._clock() - self._store_at >= STORE_POLL:
+            self._store = self._store_trouble()
+            self._store_at = self._clock()
+
+    def _tell_outage(self, away: dict[str, Any]) -> None:
+        """When something goes away, and when it is back."""
+        if away != self._away:
+            self._away = away
+            self._publish([self._outage()])
+
+    def _outage(self) -> Message:
+        return Message("health", {"id": "farm", **self._away})
+
     async def stream(self, after: int | None) -> AsyncIterator[bytes]:
-        """Everything from the cursor `after` on (None: from now on), forever."""
-        newest = await asyncio.to_thread(events.latest, self._db) if after is None else after
+        """Everything from the cursor `after` on (None: from now on), forever, also while the database is away."""
+        newest = after
+        if newest is None:
+            try:
+                newest = await asyncio.to_thread(events.latest, self._db)
+            except FarmError as error:
+                away = Message("health", {"id": "farm", **outage(error, self._store)})
+                yield b"retry: 1000\n\n" + away.encode()
+                newest = await self._once_back(events.latest, self._db)
+                if newest is None:
+                    return
+                yield Message("health", {"id": "farm", **outage(None, self._store)}).encode()
         subscriber = Subscriber(seen=newest)
         try:
             self._join(subscriber)
             # Also the first sign of life: proxies and browsers wait for a first byte.
             yield f"retry: 1000\nid: {subscriber.seen}\n: welcome\n\n".encode()
+            if self._away["says"]:  # else all is there, and a reader takes it so
+                yield self._outage().encode()
             if after is not None:
                 async for message in self._replay(after, subscriber):
                     yield message.encode()
@@ -149,17 +198,29 @@ class Hub:
     async def _replay(self, after: int, subscriber: Subscriber) -> AsyncIterator[Message]:
         """Rows between the reader's cursor and the poller's; live ones queue up meanwhile."""
         while True:
-            rows, reset = await asyncio.to_thread(events.read, self._db, after)
+            read = await self._once_back(events.read, self._db, after)
+            if read is None:
+                return
+            rows, reset = read
             if reset:
-                subscriber.seen = await asyncio.to_thread(events.latest, self._db)
+                subscriber.seen = await self._once_back(events.latest, self._db) or 0
                 yield Message("reset", {}, subscriber.seen)
                 return
             if not rows:
                 return
-            for message in await asyncio.to_thread(self._tell, rows):
+            for message in await self._once_back(self._tell, rows) or []:
                 yield message
             after = rows[-1].id
             subscriber.seen = after
+
+    async def _once_back(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What the database says, as soon as it is there; None: this server ends before."""
+        while not self._stopping.is_set():
+            try:
+                return await asyncio.to_thread(ask, *args, **kwargs)
+            except FarmError:
+                await asyncio.sleep(POLL)
+        return None
 
     def _poll(self) -> list[Message]:
         """One look: what the outbox gained, and where the running jobs are."""

@@ -40,6 +40,7 @@ def submit(
 
     A line is a prompt. In a .jsonl file it is an object of fields, such as
     {"prompt": "...", "image": "frames/12.png", "seed": 7}; images lie relative to FILE.
+    "depends_on": ["row:1"] waits for the first prompt of FILE, an id for any other job.
     """
     lines = [(n, line.strip()) for n, line in enumerate(_lines(file), start=1) if line.strip()]
     if not lines:

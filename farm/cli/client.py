@@ -33,6 +33,11 @@ class Refused(FarmError):
         else:
             self.exit = Exit.FAILED
 
+    @property
+    def temporary(self) -> bool:
+        """The farm is there, and something that it stands on is away."""
+        return self.status == 503
+
 
 @dataclass(frozen=True)
 class StreamEvent:
@@ -126,6 +131,8 @@ class Client:
     def events(self, after: str | None = None) -> Iterator[StreamEvent | None]:
         """The farm's event stream, for ever; None for a sign of life. Reconnects by itself.
 
+        An event "open" tells of each new connection, and "away" that the farm answers but cannot serve now (its
+        database is away).
         Raises FarmUnreachable when it cannot be opened again within `timeout` seconds.
         """
         cursor, lost_at = after, None
@@ -134,10 +141,16 @@ class Client:
                 query = {"after": cursor} if cursor is not None else None
                 response = self._send("GET", "/api/events", None, query, None, timeout=SILENCE)
                 lost_at = None
+                yield StreamEvent("open", {}, None)
                 for event in _parse_stream(response):
                     if event is not None:
                         cursor = event.cursor or cursor
                     yield event
+            except Refused as error:
+                if not error.temporary:
+                    raise
+                lost_at = None  # it answers: it is there, and will be well again
+                yield StreamEvent("away", {"says": error.message}, None)
             except (FarmUnreachable, OSError, http.client.HTTPException) as error:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > self.timeout:

@@ -93,6 +93,8 @@ def _tell(url: str, health: Json) -> None:
     for name, said in health["checks"].items():
         if said != "ok":
             output.data(f"{name}: {said}")
+    if health["outage"]["says"]:
+        output.data(health["outage"]["says"])
     known = health["checks"]["database"] == "ok"
     waiting = ", ".join(f"{n} {name}" for name, n in health["jobs"].items() if n) or "none yet"
     output.data(f"jobs     {waiting if known else 'not known while the database is away'}")

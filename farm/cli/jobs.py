@@ -64,6 +64,13 @@ def show(job_id: str, as_json: bool) -> None:
     output.data(f"created   {job['created_at']}")
     if job["batch"]:
         output.data(f"batch     {job['batch']}")
+    for needs in job["depends_on"]:
+        how = "the end" if needs["after"] == "any" else "success"
+        output.data(f"after     {how} of {needs['job']} ({needs['state']})")
+    if job["requires"]:
+        output.data(f"requires  {_required(job['requires'])}")
+    if job["expanded_prompt"]:
+        output.data(f"expanded  {job['expanded_prompt']}")
     if job["artifact"]:
         output.data(f"video     {job['artifact']['bytes']} bytes, sha256 {job['artifact']['sha256']}")
     if job["error"]:
@@ -135,6 +142,17 @@ def rerun(job_id: str, new_seed: bool, as_json: bool) -> None:
 
 def seconds(timings: dict[str, float]) -> str:
     return "  ".join(f"{stage} {took:.2f}" for stage, took in timings.items()) or "-"
+
+
+def _required(requires: Json) -> str:
+    parts = [*requires["tags"]]
+    if requires["pool"]:
+        parts.append(f"pool {requires['pool']}")
+    if requires["memory"]:
+        parts.append(f"{requires['memory'] / 2**30:.3g} GiB of device memory")
+    if requires["gpus"] > 1:
+        parts.append(f"{requires['gpus']} GPUs")
+    return ", ".join(parts)
 
 
 def _report(job: Json, said: str, as_json: bool) -> None:

@@ -28,9 +28,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "serve": ("nodes", "serve", "Start the server of a farm of several machines.", "Farm"),
     "worker": ("nodes", "worker", "Let this machine render for a server.", "Farm"),
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
+    "workers": ("workers", "workers", "Who renders; drain, restart, resume, quarantine.", "Farm"),
     "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
+    "sweep": ("sweep", "sweep", "Free what nobody can see any more in the store.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
+    "chaos": ("chaos", "chaos", "Prove on a throw-away farm that kills lose nothing.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }
 

@@ -96,6 +96,14 @@ def age(time: str | None) -> str:
     return f"{int(seconds)}s"
 
 
+def size(count: int) -> str:
+    """A number of bytes as people read it."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
 def note_inline(line: str) -> None:
     """Redraws the terminal's current line; an empty one clears it."""
     print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)

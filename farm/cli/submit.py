@@ -26,6 +26,11 @@ from farm.domain.errors import Exit, InvalidRequest
 @click.option("--count", type=click.IntRange(1, 1000), default=1, help="Copies with consecutive seeds.")
 @click.option("--priority", help="Higher goes first; 0 is normal.")
 @click.option("--hold", is_flag=True, help="Do not start until `farm release`.")
+@click.option("--after", multiple=True, metavar="JOB", help="Start once JOB has succeeded; repeatable.")
+@click.option("--after-any", multiple=True, metavar="JOB", help="Start once JOB has ended, however; repeatable.")
+@click.option("--on", "tags", multiple=True, metavar="TAG", help="Only on workers with this tag; repeatable.")
+@click.option("--pool", help="Only on workers of this pool.")
+@click.option("--memory", help="Only on devices with so much, like 40GB.")
 @click.option("--idempotency-key", help="The same key never makes a second job.")
 @click.option("--wait", is_flag=True, help="Follow it to its end; the exit code tells how it ended.")
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Save the video here (waits).")
@@ -36,6 +41,11 @@ def submit(
     image: str | None,
     count: int,
     hold: bool,
+    after: tuple[str, ...],
+    after_any: tuple[str, ...],
+    tags: tuple[str, ...],
+    pool: str | None,
+    memory: str | None,
     idempotency_key: str | None,
     wait: bool,
     target: Path | None,
@@ -49,6 +59,11 @@ def submit(
     wish["prompt"] = _prompt(prompt, file)
     if hold:
         wish["hold"] = True
+    if after or after_any:
+        wish["depends_on"] = [*after, *({"job": job, "after": "any"} for job in after_any)]
+    if tags or pool or memory:
+        has = {"tags": list(tags), "pool": pool, "memory": memory}
+        wish["requires"] = {name: value for name, value in has.items() if value}
     client = Client()
     if image is not None:
         wish["image"] = Uploads(client).digest(image)

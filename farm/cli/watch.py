@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from farm.cli import output
-from farm.cli.client import Client, Json, StreamEvent
+from farm.cli.client import Client, Json, Refused, StreamEvent
 from farm.cli.config import colour
 from farm.domain.errors import Exit, FarmUnreachable
 
@@ -60,12 +60,17 @@ def follow(
 
 def changes(client: Client, job_id: str) -> Iterator[Json]:
     """The job each time something about it changed, at least once; `job["live"]` is its newest progress."""
-    job: Json = client.job(job_id)
+    job = _first(client, job_id)
     job_id = job["id"]  # a prefix may have been given
     yield job
     if job["state"] in FINAL:
         return
+    away = _Away()
     for event in _stream_or_poll(client):
+        if event is not None and event.kind in {"away", "health", "open"}:
+            if not away.heard(event.data.get("says") or ""):
+                continue
+            event = None  # it is back: what happened meanwhile?
         if event is None or event.kind == "reset":
             # A sign of life, or a gap in what was told: ask. It is also how a missed message heals.
             fresh = _ask(client, job_id)
@@ -73,7 +78,7 @@ def changes(client: Client, job_id: str) -> Iterator[Json]:
                 continue
             job = fresh
         elif event.kind == "poll":
-            job = client.job(job_id)
+            job = _ask(client, job_id, patient=False) or job
         elif event.data.get("id") != job_id:
             continue
         elif event.kind == "progress":
@@ -91,11 +96,53 @@ def changes(client: Client, job_id: str) -> Iterator[Json]:
             return
 
 
-def _ask(client: Client, job_id: str) -> Json | None:
-    """The job now; None while the farm restarts: the stream tells when it is back, or gives up."""
+class _Away:
+    """Says once that something the farm stands on is away, and once that it is back."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def heard(self, says: str) -> bool:
+        """Whether it has just come back."""
+        back = self._told and not says
+        if says and not self._told:
+            output.note(f"{says.rstrip('.')}. Watching on.")
+        elif back:
+            output.note("it is back")
+        self._told = bool(says)
+        return back
+
+
+def _first(client: Client, job_id: str) -> Json:
+    """The job, also where it cannot be asked for just now: then later."""
+    away = _Away()
+    while True:
+        try:
+            job = client.job(job_id)
+        except Refused as error:
+            if not error.temporary:
+                raise
+            away.heard(error.message)
+            time.sleep(POLL)
+        else:
+            away.heard("")
+            return job
+
+
+def _ask(client: Client, job_id: str, patient: bool = True) -> Json | None:
+    """The job now; None while the farm restarts or its database is away: the stream tells when it is back.
+
+    patient: the stream tells, too, when to give up on a farm that does not answer; otherwise that is said here.
+    """
     try:
         return client.job(job_id)
+    except Refused as error:
+        if not error.temporary:
+            raise
+        return None
     except FarmUnreachable:
+        if not patient:
+            raise
         return None
 
 

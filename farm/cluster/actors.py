@@ -14,11 +14,16 @@ from farm.domain.job import Assignment
 from farm.settings import Settings
 
 _ray = cast(Any, ray)  # Ray's own types are partial
+_OF_THE_NODE = "node has died"  # Ray's words; where they change, the node's absence says the same a little later
 _CALLS_AT_ONCE = 16  # watchers of dispatchers that died go on for a while; they must not fill the actor
 
 
 class ActorDied(Exception):
-    """The worker's process is gone, for certain."""
+    """The worker's process is gone, for certain. `with_node`: it did not go alone."""
+
+    def __init__(self, cause: str, with_node: bool = False) -> None:
+        super().__init__(cause)
+        self.with_node = with_node
 
 
 class Actors:
@@ -42,7 +47,7 @@ class Actors:
         nodes: list[dict[str, Any]] = _ray.nodes()
         return [slot for node in nodes if node["Alive"] for slot in slots_in(node["Resources"])]
 
-    def employ(self, slot: Slot) -> Any:
+    def employ(self, slot: Slot, on_probation: bool = False) -> Any:
         """The slot's worker: the one that lives there, else a new one, on the slot's node. Returns at once."""
         return self._kind.options(
             name=slot.actor_name, lifetime="detached", get_if_exists=True,
@@ -55,7 +60,7 @@ class Actors:
                 # 70 GB of weights and work leave no room for the 5 GB that fixed segments lose (measured).
                 "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
             }},
-        ).remote(farm_wide(self._settings), slot)  # fmt: skip
+        ).remote(farm_wide(self._settings), slot, on_probation)  # fmt: skip
 
     def watch(self, actor: Any, seen: int, seconds: float, wake: Callable[[], None]) -> "Future[WorkerStatus]":
         return _future(actor.wait_change.remote(seen, seconds), wake)
@@ -75,7 +80,8 @@ def answer(future: "Future[Any]") -> Any:
     except ray.exceptions.ActorUnavailableError:
         return None
     except ray.exceptions.RayActorError as error:
-        raise ActorDied(str(error).strip().splitlines()[0]) from error
+        said = str(error).strip()
+        raise ActorDied(said.splitlines()[0], with_node=_OF_THE_NODE in said) from error
 
 
 def _future(reference: Any, wake: Callable[[], None]) -> "Future[Any]":

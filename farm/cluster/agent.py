@@ -8,12 +8,13 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 from farm.cluster.beats import LARGEST, Answer, SentBeat
 from farm.cluster.poke import POKE, listen, send
-from farm.db import jobs, leases, pokes, workers
+from farm.db import jobs, leases, nodes, pokes, workers
 from farm.db.engine import Database, open_database
 from farm.db.workers import GONE
 from farm.domain.errors import FarmError, JobNotFound
@@ -55,6 +56,8 @@ class Agent:
         self._heard: dict[str, _Heard] = {}
         self._lock = threading.Lock()
         self._due = threading.Event()  # a poke came, or something changed that people wait to see
+        self._boot = uuid.uuid4().hex
+        self._said_at = float("-inf")
         self._poked = False
         self._leaving = False
         self._stopped = threading.Event()
@@ -130,6 +133,7 @@ class Agent:
                 if news or time.monotonic() - renewed_at >= self._renew_every():
                     renewed_at = time.monotonic()
                     self._renew()
+                    self._say_alive()
                 elif self._somebody_cancelled():
                     self._renew()
             except FarmError as error:  # the workers' own fences hold while the database is away
@@ -161,6 +165,12 @@ class Agent:
             orders = leases.renew(self._db, [h.message.beat for h in alike], ttl)
             for heard in alike:
                 self._bring(heard, orders[heard.message.beat.job or "", heard.message.beat.epoch])
+
+    def _say_alive(self) -> None:
+        """Where a worker falls silent, this tells whether it went alone. In every round, but not at every step."""
+        if time.monotonic() - self._said_at >= self._renew_every():
+            self._said_at = time.monotonic()
+            nodes.beat(self._db, self._settings.node_name, self._boot)
 
     def _renew_every(self) -> float:
         """Often enough for the shortest lease that a worker here counts on."""

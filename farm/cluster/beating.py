@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from farm.cluster.beats import LARGEST, Answer, SentBeat
+from farm.cluster.beats import LARGEST, Answer, SentBeat, reply_socket
 from farm.cluster.claim import Claim, steady_clock
 from farm.cluster.poke import listen, send
 from farm.db import leases, workers
@@ -38,7 +38,7 @@ class Beater:
         self._look = look
         self._leave = leave
         self._log = log
-        self._reply: Path = settings.socket_dir / f"w{worker[:10]}.sock"
+        self._reply: Path = reply_socket(settings, worker)
         self._heard_at = steady_clock()
         self._direct_at = 0.0
         self._agent_silent = False

@@ -8,8 +8,14 @@ from typing import Any
 from farm.domain.job import Progress
 from farm.domain.states import Order, StageName
 from farm.domain.worker import Beat
+from farm.settings import Settings
 
 LARGEST = 65536  # bytes of a datagram, far above what a beat needs
+
+
+def reply_socket(settings: Settings, worker: str) -> Path:
+    """Where answers to this worker's beats go."""
+    return settings.socket_dir / f"w{worker[:10]}.sock"
 
 
 @dataclass(frozen=True)

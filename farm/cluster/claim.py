@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from farm.domain.job import Assignment, Progress
 from farm.domain.states import Order, Outcome, StageName
@@ -19,6 +19,20 @@ def steady_clock() -> float:
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
+@dataclass(frozen=True)
+class Overdue:
+    """A stage that made no progress for `seconds`, where `allowed` are long enough."""
+
+    at: Progress
+    seconds: float
+    allowed: float
+
+    @property
+    def cause(self) -> str:
+        where = f"{self.at.stage}, step {self.at.k} of {self.at.n}" if self.at.n else str(self.at.stage)
+        return f"no progress for {self.seconds:.0f} s in {where}; {self.allowed:.0f} s are long enough"
+
+
 class Claim:
     """Shared by the render thread (reports, asks) and the beat thread (reads, is told)."""
 
@@ -31,6 +45,8 @@ class Claim:
         self._renewed_at = clock()
         self._order = Order.CONTINUE
         self._progress = Progress(StageName.LOADING, worker=assignment.worker)
+        self._progress_at = clock()
+        self._allowed: Mapping[StageName, float] = {}
         self._lock = threading.Lock()
 
     @property
@@ -40,6 +56,7 @@ class Claim:
     def report(self, stage: StageName, k: int = 0, n: int = 0) -> None:
         with self._lock:
             self._progress = replace(self._progress, stage=stage, k=k, n=n)
+            self._progress_at = self._clock()
         self.changed.set()
 
     def report_preview(self, step: int) -> None:
@@ -60,6 +77,17 @@ class Claim:
                 self._order = order
         if order is not Order.CONTINUE:
             self.told.set()
+
+    def allow(self, seconds: Mapping[StageName, float]) -> None:
+        """How long each stage may go without progress; one that is not named may for ever."""
+        self._allowed = seconds
+
+    def overdue(self) -> Overdue | None:
+        """Whether the present stage has hung for longer than it may."""
+        with self._lock:
+            at, since = self._progress, self._clock() - self._progress_at
+        allowed = self._allowed.get(at.stage)
+        return None if allowed is None or since <= allowed else Overdue(at, since, allowed)
 
     def since_renewal(self) -> float:
         return self._clock() - self._renewed_at

@@ -9,10 +9,13 @@ from farm.ops.logging import Log
 from farm.settings import Settings
 
 
-def bury(settings: Settings, db: Database, worker: str, cause: str, log: Log) -> None:
-    """Its jobs need not wait for their leases; the fence decides as always. Safe to repeat."""
+def bury(settings: Settings, db: Database, worker: str, cause: str, alone: bool, log: Log) -> None:
+    """Its jobs need not wait for their leases; the fence decides as always. Safe to repeat.
+
+    alone: it died, and not its whole node; only then its job may be to blame.
+    """
     for job, epoch in leases.held(db, worker):
-        state = leases.lost(db, job, epoch, cause, crash_cap=settings.crash_cap)
+        state = leases.lost(db, job, epoch, cause, crash_cap=settings.crash_cap, agent_lived=alone)
         log.warning("death_told", job=job, epoch=epoch, worker=worker, now=state)
     workers.gone(db, worker)
 
@@ -29,5 +32,6 @@ def bury_forgotten(settings: Settings, db: Database, log: Log) -> int:
         and processes.started(worker.pid) is None
     ]
     for worker in dead:
-        bury(settings, db, worker.id, f"the worker's process (pid {worker.pid}) died", log)
+        # Nobody saw how: it may have gone with Ray, or with everything.
+        bury(settings, db, worker.id, f"the worker's process (pid {worker.pid}) died", False, log)
     return len(dead)

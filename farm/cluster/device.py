@@ -30,10 +30,28 @@ def resident_memory() -> int:
     return pages * resource.getpagesize()
 
 
+def total_memory() -> int:
+    """Bytes of RAM of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def return_free_memory() -> None:
     """To the system. glibc keeps what a render has freed, by chance more or less of it: it looks like a leak."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def return_free_device_memory() -> None:
+    """After a render that did not fit: its fragments would keep the next one from fitting."""
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def device_memory() -> int:
+    """Bytes of GPU memory in use by tensors now; 0 without a GPU."""
+    torch = _torch()
+    return int(torch.cuda.memory_allocated()) if torch is not None and torch.cuda.is_available() else 0
 
 
 def reset_peak_memory() -> None:
@@ -51,10 +69,11 @@ def peak_memory() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ in (
-        "OutOfMemoryError",
-        "HIPOutOfMemoryError",
-    )
+    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "HIPOutOfMemoryError"):
+        return True
+    # Asked for below torch's allocator: by the driver, or by a library for its own work space.
+    said = str(error)
+    return "CUDA error: out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ and the database, and jobs that run do not need it.
 import contextlib
 import signal
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,18 +15,22 @@ from farm.cluster.actors import Actors
 from farm.cluster.claim import steady_clock
 from farm.cluster.deaths import bury_forgotten
 from farm.cluster.poke import listen, send
-from farm.cluster.post import Post
+from farm.cluster.policies import stall_limits
+from farm.cluster.post import Bar, Post
 from farm.cluster.slots import Slot
-from farm.db import events, lanes, leases, pokes, workers
+from farm.cluster.sweeper import Sweeper
+from farm.db import events, lanes, leases, nodes, pokes, quarantines, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.states import Wish
-from farm.domain.worker import Worker
+from farm.domain.worker import Quarantine, Worker
 from farm.ops.logging import Log, start_log
+from farm.scheduling.answering import Answering
 from farm.scheduling.lanes import LaneView, next_lane
 from farm.settings import Settings, load_settings
 
 _POLL = 1.0  # seconds between two looks when nobody pokes
+_SELDOM = 5.0  # seconds between two looks for what is rare and in no hurry
 _PRUNE_EVERY = 3600.0  # seconds between two prunings of the outbox, which is kept for days
 _STOP = b"stop"
 
@@ -41,8 +46,8 @@ class Dispatcher:
         self._posts: dict[str, Post] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._health = Health(settings.lease_ttl)
-        self._prune_at = 0.0
+        self._answering = Answering(settings.lease_ttl, steady_clock)
+        self._prune_at = self._seldom_at = 0.0
 
     def run(self) -> None:
         """Until `stop`. Its socket is bound once Ray and the database have answered: that is "ready"."""
@@ -58,7 +63,7 @@ class Dispatcher:
                 try:
                     self.look()
                 except FarmError as error:  # the database is away; Ray's faults end this process instead
-                    self._health.failed()
+                    self._answering.failed()
                     self._log.warning("database_away", error=error.message)
         self._settings.dispatcher_socket.unlink(missing_ok=True)
 
@@ -74,6 +79,10 @@ class Dispatcher:
             self._wake.set()
         self._claim()
         self._reap()
+        if steady_clock() >= self._seldom_at:
+            self._seldom_at = steady_clock() + _SELDOM
+            self._end_hung()
+            self._take_back_fulfilled_wishes()
         if steady_clock() >= self._prune_at:
             self._prune_at = steady_clock() + _PRUNE_EVERY
             events.prune(self._db)
@@ -81,12 +90,13 @@ class Dispatcher:
     def _keep_posts(self) -> None:
         """A post for every slot of a living node. One whose node has gone stays until its dead are buried."""
         present = {slot.resource: slot for slot in self._actors.slots()}
+        bars = bars_of(quarantines.find(self._db), datetime.now(UTC))
         for resource, slot in present.items():
             if resource not in self._posts:
                 self._posts[resource] = self._new_post(slot)
                 self._log.info("slot_joined", slot=resource)
         for resource, post in list(self._posts.items()):
-            post.look(node_lives=resource in present)
+            post.look(node_lives=resource in present, bar=bars.get(post.gpu, Bar.NONE))
             if resource not in present and post.vacant:
                 del self._posts[resource]
                 self._log.info("slot_left", slot=resource)
@@ -105,12 +115,10 @@ class Dispatcher:
                 self._claim_for(post, worker)
 
     def _claim_for(self, post: Post, worker: Worker) -> None:
-        if worker.wish is Wish.RESTART:
-            self._log.info("restart_wished", worker=worker.id)
-            post.replace()
+        if restart_due(worker):
+            post.replace("somebody wished it to restart")
             return
-        # A lane whose jobs want other weights than this worker has must not keep it from the next one.
-        choice = next_lane(lanes.lanes(self._db, worker.digests), worker, datetime.now(UTC))
+        choice = next_lane(lanes.lanes(self._db, worker.id), worker, datetime.now(UTC))
         if not isinstance(choice, LaneView):
             return
         assignment = leases.claim(
@@ -120,8 +128,23 @@ class Dispatcher:
             self._log.info("claimed", job=assignment.job, epoch=assignment.epoch, worker=worker.id)
             post.give(assignment)
 
+    def _end_hung(self) -> None:
+        """Of those whose own watchdog has not done it. What is killed here is told as lost when it is seen dead."""
+        for one in leases.stalled(self._db, stall_limits(self._settings)):
+            post = next((post for post in self._posts.values() if post.worker_id == one.worker), None)
+            if post is not None and one.seconds > one.allowed + self._settings.lease_ttl:
+                post.end_hung(one.cause)
+
+    def _take_back_fulfilled_wishes(self) -> None:
+        """A node is to restart its workers once, and not whoever comes after them as well."""
+        wished = [node for node in nodes.find(self._db) if node.wish is Wish.RESTART]
+        for node in wished:
+            here = [w for w in workers.find(self._db, gone_within=0.0) if w.node == node.node]
+            if here and node.wish_at is not None and all(w.started_at > node.wish_at for w in here):
+                nodes.wish(self._db, node.node, Wish.RUN, by="the dispatcher", reason="its workers have restarted")
+
     def _reap(self) -> None:
-        if not self._health.answered():
+        if not self._answering.answered():
             return
         for job, epoch, state in leases.reap(self._db, self._settings.crash_cap):
             self._log.warning("lease_expired", job=job, epoch=epoch, now=state)
@@ -138,30 +161,24 @@ class Dispatcher:
                 self._wake.set()
 
 
-class Health:
-    """Whether the database has answered for one full TTL: before that nobody could have renewed."""
+def bars_of(found: Sequence[Quarantine], now: datetime) -> dict[str, Bar]:
+    """By GPU."""
+    return {one.gpu: Bar.PROBE if one.until is not None and one.until <= now else Bar.CLOSED for one in found}
 
-    def __init__(self, ttl: float) -> None:
-        self._ttl = ttl
-        self._since = self._last = steady_clock()
 
-    def answered(self) -> bool:
-        """Call after each good round. A long gap between two means that we, and perhaps all, slept."""
-        now = steady_clock()
-        if now - self._last > self._ttl / 2:
-            self._since = now
-        self._last = now
-        return now - self._since >= self._ttl
-
-    def failed(self) -> None:
-        self._since = self._last = steady_clock()
+def restart_due(worker: Worker) -> bool:
+    """Somebody wishes it, and it is still the process they meant."""
+    if worker.wish is not Wish.RESTART:
+        return False
+    return not worker.wish_of_node or worker.wish_at is None or worker.started_at < worker.wish_at
 
 
 def main() -> None:
     settings = load_settings()
     log = start_log("dispatcher", settings.log_dir, settings.log_level)
     actors = Actors(settings)
-    dispatcher = Dispatcher(settings, open_database(settings.database_url), actors, log)
+    db = open_database(settings.database_url)
+    dispatcher, sweeper = Dispatcher(settings, db, actors, log), Sweeper(settings, db, log)
 
     def stop(*_: Any) -> None:
         # On a thread: a handler must not take locks that the interrupted thread may hold.
@@ -170,11 +187,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
+        sweeper.start()
         dispatcher.run()
     except BaseException as error:
         log.error("dispatcher_failed", error)
         raise
     finally:
+        sweeper.stop()
         send(settings.dispatcher_socket, _STOP)
         actors.close()
 

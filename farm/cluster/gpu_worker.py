@@ -3,21 +3,24 @@
 import contextlib
 import os
 import shutil
-import signal
 import threading
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
 
-from farm.cluster import device
+from farm.cluster import admission, device
+from farm.cluster.admission import NotAdmitted
 from farm.cluster.beating import Beater
-from farm.cluster.claim import Claim
+from farm.cluster.claim import Claim, Overdue
 from farm.cluster.node_settings import settings_here
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
+from farm.cluster.sigterm import on_sigterm
 from farm.cluster.slots import Slot, gpu_of, threads_for
-from farm.db import models, workers
+from farm.cluster.watchdog import Watchdog
+from farm.cluster.wear import Memory, Wear
+from farm.db import leases, models, workers
 from farm.db.engine import Database, open_database
 from farm.domain.errors import FarmError
 from farm.domain.job import Assignment
@@ -34,13 +37,14 @@ from model.library import Library
 _SIT_OUT, _LONGEST_SIT_OUT = 5.0, 120.0
 _LOOK_AT_DISK = 10.0  # seconds between two looks for models that came or went
 _LAST_WORDS = 8.0  # seconds for the step in hand, and for giving its job back
+_LAST_CALL = 5.0  # seconds for telling the database why a hung process ends
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
     """What the dispatcher sees. `version` grows with every change; `ready` takes an offer.
 
-    leaving: its node goes down, so it ends and nobody need come after it.
+    ends: why its process is about to end by itself; leaving: with its node, so that nobody need come after it.
     """
 
     version: int
@@ -49,16 +53,21 @@ class WorkerStatus:
     ready: bool
     jobs_done: int
     leaving: bool = False
+    ends: str = ""
 
 
 class GpuWorker:
-    """Ray's threads only look or hand over; the render thread works; the beat thread reports."""
+    """Ray's threads only look or hand over; the render thread works; the beat thread reports.
 
-    def __init__(self, farm_wide: Mapping[str, Any], slot: Slot) -> None:
+    on_probation: its device was in quarantine, and is to be probed before it takes jobs.
+    """
+
+    def __init__(self, farm_wide: Mapping[str, Any], slot: Slot, on_probation: bool = False) -> None:
         self._settings = settings = settings_here(farm_wide)
         # Ray has set 1. It is read when the tensor library is loaded, which has not happened yet.
         os.environ["OMP_NUM_THREADS"] = str(threads_for(slot, settings))
         self._slot = slot
+        self._on_probation = on_probation
         self._id = uuid.uuid4().hex
         # By slot, so that a worker finds and removes what one that was killed has left.
         self._scratch = settings.scratch_dir / slot.log_name
@@ -70,11 +79,13 @@ class GpuWorker:
         self._version = 0
         self._state = "starting"
         self._claim: Claim | None = None
-        self._leaving = False
+        self._ends = ""  # why, once it is certain: from then on it takes nothing
         self._node_leaves = False
         self._jobs_done = 0
+        self._wear = Wear(settings.worker_recycle_after, settings.worker_memory_drift)
         self._beater = Beater(settings, self._id, self._look, self._leave, self._log)
-        _on_sigterm(self._end)
+        self._watchdog = Watchdog(lambda: self._claim, self._hangs, self._log)
+        on_sigterm(lambda: self._end("sigterm"))
         threading.Thread(target=self._guarded, name="render", daemon=True).start()
 
     # -- what the dispatcher calls -----------------------------------------------------------------
@@ -93,7 +104,7 @@ class GpuWorker:
         with self._changed:
             self._changed.wait_for(lambda: self._version != seen, timeout=seconds)
             return WorkerStatus(
-                self._version, self._id, os.getpid(), self._ready, self._jobs_done, self._node_leaves
+                self._version, self._id, os.getpid(), self._ready, self._jobs_done, self._node_leaves, self._ends
             )
 
     # -- the beat thread ---------------------------------------------------------------------------
@@ -110,9 +121,9 @@ class GpuWorker:
 
     def _leave(self, leaving: bool) -> None:
         """The node goes down: give back what runs, take nothing more, and end."""
-        if leaving and not self._leaving:
+        if leaving and not self._node_leaves:
             self._node_leaves = True
-            threading.Thread(target=self._end, name="end", daemon=True).start()
+            threading.Thread(target=self._end, args=("its node leaves",), name="end", daemon=True).start()
 
     # -- the render thread -------------------------------------------------------------------------
 
@@ -120,6 +131,11 @@ class GpuWorker:
         """A render thread that ends takes the process with it: an actor without one would look alive."""
         try:
             self._run()
+        except NotAdmitted as refused:
+            with self._changed:
+                self._ends = refused.message
+                self._change(self._state)
+            self._exit(5)
         except BaseException as error:
             self._log.error("worker_failed", error)
             self._exit(1)
@@ -130,11 +146,18 @@ class GpuWorker:
         # Thousands of workers, each with a few statements a minute: none keeps a connection for them.
         db = open_database(self._settings.database_url, pooled=False)
         workers.register(db, self._introduction())
+        self._beater.start()
+        admission.take(self._slot, self._settings, self._id, db, self._log)
         renderer = Renderer(
             self._settings, db, open_store(self._settings.store), self._scratch, self._resident, self._log
         )
-        self._beater.start()
+        self._watchdog.start()
         self._load()
+        if self._on_probation:
+            with self._changed:
+                self._change("probing")
+            preset = self._library.find(self._settings.model)
+            admission.prove(self._slot, self._settings, self._resident, preset, db, self._log)
         self._advertise(db)
         with self._changed:
             self._change("idle")
@@ -151,24 +174,40 @@ class GpuWorker:
                 self._advertise(db)
                 continue
             result = self._render(renderer, claim)
-            device.return_free_memory()
-            suspect = result is not None and result.device_suspect
             let_down = result is not None and result.outcome is Outcome.DEPENDENCY
+            ends = self._must_end(result)
             with self._changed:
-                self._leaving = self._leaving or suspect  # ready for nothing in the moment before the end
+                self._ends = self._ends or ends  # ready for nothing in the moment before the end
                 self._claim = None
                 self._change("idle" if not let_down else "busy")
+            if ends:
+                self._log.warning("worker_ends", why=ends, job=claim.assignment.job, epoch=claim.assignment.epoch)
+                self._exit(3)
             if let_down:
                 # The job is back in the queue, for others: taking it again now would fail again.
                 self._log.warning("sits_out", seconds=sit_out, job=claim.assignment.job)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._leaving, timeout=sit_out)
+                    self._changed.wait_for(lambda: bool(self._ends), timeout=sit_out)
                     self._change("idle")
             sit_out = min(2 * sit_out, _LONGEST_SIT_OUT) if let_down else _SIT_OUT
             self._advertise(db)
-            if suspect:
-                self._log.warning("device_suspect", job=claim.assignment.job, epoch=claim.assignment.epoch)
-                self._exit(3)
+
+    def _must_end(self, result: Result | None) -> str:
+        """Why this process must not take another job; it holds none in this moment. "" if it may."""
+        device.return_free_memory()
+        if result is None:
+            return ""
+        if result.outcome is Outcome.OUT_OF_MEMORY:
+            device.return_free_device_memory()
+        if result.device_suspect:
+            return "suspect"
+        worn = self._wear.look(self._resident.digests, Memory(device.resident_memory(), device.device_memory()))
+        if worn is None:
+            return ""
+        self._log.info(
+            "worker_worn", why=worn.why, jobs=worn.jobs, baseline=asdict(worn.baseline), now=asdict(worn.now)
+        )
+        return f"recycled: {worn.why}"
 
     def _render(self, renderer: Renderer, claim: Claim) -> Result | None:
         try:
@@ -207,7 +246,7 @@ class GpuWorker:
 
     @property
     def _ready(self) -> bool:
-        return self._state == "idle" and self._claim is None and not self._leaving
+        return self._state == "idle" and self._claim is None and not self._ends
 
     def _change(self, state: str) -> None:
         self._state = state
@@ -218,46 +257,43 @@ class GpuWorker:
         gpu = gpu_of(self._slot)
         threads = threads_for(self._slot, self._settings)
         name = gpu.name if gpu is not None else f"CPU, {threads} thread{'' if threads == 1 else 's'}"
-        return NewWorker(self._id, self._settings.node_name, self._slot.gpu, name, os.getpid())
+        return NewWorker(
+            self._id, self._settings.node_name, self._slot.gpu, name, os.getpid(),
+            tags=self._settings.worker_tags, pool=self._settings.pool or None,
+            memory_total=gpu.memory if gpu is not None else device.total_memory(),
+        )  # fmt: skip
 
-    def _end(self) -> None:
-        self._log.info("worker_ends")
+    def _hangs(self, claim: Claim, overdue: Overdue) -> None:
+        """The watchdog's: the render thread will not come back, so nothing is waited for."""
+
+        def tell() -> None:
+            db = open_database(self._settings.database_url, busy_timeout=1.0)
+            assignment = claim.assignment
+            leases.lost(db, assignment.job, assignment.epoch, overdue.cause, crash_cap=self._settings.crash_cap)
+            workers.gone(db, self._id)
+
         with self._changed:
-            self._leaving = True
+            self._ends = "hangs"
+            self._change(self._state)
+        last_call = threading.Thread(target=tell, daemon=True)
+        last_call.start()
+        last_call.join(_LAST_CALL)  # the dispatcher sees the death in any case
+        os._exit(4)
+
+    def _end(self, why: str) -> None:
+        self._log.info("worker_ends", why=why)
+        with self._changed:
+            self._ends = self._ends or why
             self._change(self._state)
             if self._claim is not None:
                 self._claim.heed(Order.DRAIN)  # back into the queue, without blame
             self._changed.wait_for(lambda: self._claim is None, timeout=_LAST_WORDS)
         self._exit(0)
 
-    def _exit(self, code: int) -> None:
+    def _exit(self, code: int) -> NoReturn:
         with contextlib.suppress(Exception):  # whatever is away now, the process ends
             self._beater.stop()
             shutil.rmtree(self._scratch, ignore_errors=True)
             db = open_database(self._settings.database_url, busy_timeout=1.0)
             workers.gone(db, self._id)
         os._exit(code)
-
-
-def _on_sigterm(act: Callable[[], None]) -> None:
-    """Calls `act` on a thread when SIGTERM comes.
-
-    Ray's main thread waits inside C++, where Python's handlers never run; the byte that the
-    interpreter's C handler writes to the wakeup descriptor arrives all the same.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return  # not an actor's process
-    coming, going = os.pipe()
-    os.set_blocking(going, False)
-
-    def nothing(*_: Any) -> None: ...
-
-    signal.signal(signal.SIGTERM, nothing)  # in place of Ray's, which would wait for every call to end
-    signal.set_wakeup_fd(going)
-
-    def watch() -> None:
-        while os.read(coming, 1)[0] != signal.SIGTERM:
-            pass
-        act()
-
-    threading.Thread(target=watch, name="sigterm", daemon=True).start()

@@ -26,6 +26,22 @@ def started(pid: int) -> int | None:
     return None
 
 
+def boot() -> str:
+    """Which start of this machine it is: pids and ticks of another one mean nothing. "" where nobody says."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def name(pid: int) -> str | None:
+    """The first 15 characters of the program's name; None if it is gone."""
+    try:
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def session_members(leader: int) -> list[int]:
     """Living processes of the session that `leader` opened, whether or not it lives."""
     members: list[int] = []
@@ -34,6 +50,17 @@ def session_members(leader: int) -> list[int]:
         if fields is not None and int(fields[3]) == leader and fields[0] not in "ZX":
             members.append(int(entry.name))
     return members
+
+
+def marked(variable: str, value: str) -> list[int]:
+    """Living processes of this user that were started with this in their environment."""
+    wanted, found = f"{variable}={value}".encode(), list[int]()
+    for entry in _PROC.iterdir() if _PROC.is_dir() else ():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # gone, or another user's
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 def own_children() -> list[int]:

@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from farm.cluster import ray_head
 from farm.cluster.device import usable_cores
 from farm.cluster.slots import slots_here, slots_in
 from farm.domain.errors import InvalidRequest
@@ -40,6 +41,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "500",
         "RAY_health_check_failure_threshold": "4",
+        # What a worker has started dies with it; what left its group is found by its successor (vacancy.py).
+        "RAY_process_group_cleanup_enabled": "1",
         # No spare workers: ours have an environment of their own, which spares could not serve.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -114,6 +117,7 @@ def before_start(params: Any, head: bool) -> None:
     """Ray's own hook on `ray start`, in that process."""
     params.ray_client_server_port = None  # the "ray client" server, which nobody here speaks to
     if head:
+        ray_head.outlive_the_gcs(Path(params.temp_dir) / "gcs")
         # A head that was killed has left its address there; where nodes still look for it, Ray would take it
         # for a running one and refuse to start.
         (Path(params.temp_dir) / "ray_current_cluster").unlink(missing_ok=True)

@@ -191,6 +191,16 @@ class Servers:
         ports = _free_ports(known.get("ports", {}), ("postgres", *_WEED_PORTS))
         said = {name: str(known.get(name) or secrets.token_hex(20)) for name in _SECRETS}
         _write_private(memory, json.dumps({"ports": ports, **said}, indent=1))
+        return cls._of(folder, ports, said)
+
+    @classmethod
+    def running_below(cls, home: Path) -> "Servers":
+        """The ones that run in this home: for who talks to them beside the farm."""
+        known = json.loads((home / "servers" / "servers.json").read_text())
+        return cls._of(home / "servers", known["ports"], known)
+
+    @classmethod
+    def _of(cls, folder: Path, ports: dict[str, int], said: dict[str, Any]) -> "Servers":
         weed_ports = {name: ports[name] for name in _WEED_PORTS}
         return cls(
             Postgres(folder / "postgres", ports["postgres"], said["password"]),

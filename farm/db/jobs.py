@@ -3,31 +3,33 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select, update
+from sqlalchemy import Connection, func, select, update
 
-from farm.db import outbox, rows
+from farm.db import rows, waiting
 from farm.db.dialect import farm_now
 from farm.db.engine import Database
 from farm.db.submission import submit
 from farm.db.tables import attempts as attempt_rows
 from farm.db.tables import jobs
-from farm.db.transitions import move, wake_lane
+from farm.db.transitions import move, told, wake_lane
 from farm.domain.errors import InvalidRequest, JobNotFound, StateConflict
-from farm.domain.job import Attempt, Job
+from farm.domain.job import Attempt, Dependency, Job
 from farm.domain.states import (
     ACTIVE,
     CANCEL_WAITING,
     FINAL,
     HOLD,
     RELEASE,
+    RELEASE_TO_WAIT,
     RETRY,
+    RETRY_TO_WAIT,
     WAITING,
     JobState,
     Transition,
 )
 
 __all__ = [
-    "attempts", "cancel", "counts", "find", "get", "hide", "hold", "position", "release", "retry",
+    "attempts", "cancel", "counts", "depends_on", "find", "get", "hide", "hold", "position", "release", "retry",
     "set_priority", "submit",
 ]  # fmt: skip
 
@@ -128,7 +130,7 @@ def cancel(db: Database, job_id: str) -> Job:
                 .one_or_none()
             )
             if wished is not None:
-                _announce(conn, wished, "cancel_requested_at")
+                told(conn, wished, "cancel_requested_at")
             else:
                 job = _read(conn, job_id)
                 if job.state not in ACTIVE | {JobState.CANCELLED}:
@@ -141,16 +143,26 @@ def hold(db: Database, job_id: str) -> Job:
 
 
 def release(db: Database, job_id: str) -> Job:
-    """Into the queue, now: even if it was to wait for a later time."""
-    return _take(db, job_id, RELEASE, "released")
+    """Into the queue, now: even if it was to wait for a later time. What it depends on it still waits for."""
+    return _take(db, job_id, RELEASE, "released", RELEASE_TO_WAIT, not_before=None, rest_until=None)
 
 
 def retry(db: Database, job_id: str) -> Job:
-    """Once more with a clean slate: the same row, at its next epoch."""
+    """Once more with a clean slate: the same row, at its next epoch.
+
+    Raises StateConflict also where it waits for the success of a job that itself has yet to be retried.
+    """
     return _take(
-        db, job_id, RETRY, "retried", failures=0, error=None, artifact=None, started_at=None,
-        cancel_requested_at=None,
+        db, job_id, RETRY, "retried", RETRY_TO_WAIT, failures=0, error=None, artifact=None, started_at=None,
+        cancel_requested_at=None, rest_until=None, memory_plan=0, memory_above=None, avoid=None,
+        pardoned=jobs.c.epoch,
     )  # fmt: skip
+
+
+def depends_on(db: Database, job_id: str) -> list[Dependency]:
+    """What the job waits for, or has waited for, and how each of them is. Raises JobNotFound."""
+    with db.read() as conn:
+        return waiting.depends_on(conn, _resolve(conn, job_id))
 
 
 def set_priority(db: Database, job_id: str, priority: int) -> Job:
@@ -169,7 +181,7 @@ def set_priority(db: Database, job_id: str, priority: int) -> Job:
         )
         if moved is None:
             raise _conflict(_read(conn, job_id), "moved")
-        _announce(conn, moved, "priority")
+        told(conn, moved, "priority")
         return _read(conn, job_id)
 
 
@@ -194,30 +206,45 @@ def hide(db: Database, job_id: str) -> Job:
         )
         if hidden is None:
             raise _conflict(job, "hidden")
-        _announce(conn, hidden, "hidden_at")
+        told(conn, hidden, "hidden_at")
         return job
 
 
-def _take(db: Database, job_id: str, arrow: Transition, done: str, **values: Any) -> Job:
+def _take(
+    db: Database, job_id: str, arrow: Transition, done: str, to_wait: Transition | None = None, **values: Any
+) -> Job:
+    """`to_wait`: the arrow of a job that still waits for others, where `arrow` would queue it."""
     with db.write() as conn:
         job_id = _held_still(conn, job_id)
         if arrow.target is JobState.QUEUED:
             wake_lane(conn, _read(conn, job_id).lane)
-        if not move(conn, arrow, jobs.c.id == job_id, **values):
+        if to_wait is None:
+            taken = move(conn, arrow, jobs.c.id == job_id, **values)
+        else:
+            _refuse_hopeless(conn, job_id, arrow)
+            taken = move(conn, arrow, jobs.c.id == job_id, waiting.met(), **values)
+            taken = taken or move(conn, to_wait, jobs.c.id == job_id, ~waiting.met(), **values)
+        if not taken:
             raise _conflict(_read(conn, job_id), done)
         return _read(conn, job_id)
+
+
+def _refuse_hopeless(conn: Connection, job_id: str, arrow: Transition) -> None:
+    if _read(conn, job_id).state not in arrow.sources:
+        return  # there is a plainer reason
+    for one in waiting.depends_on(conn, job_id):
+        if one.hopeless:
+            raise StateConflict(
+                f"job {job_id} waits for the success of {one.needs}, which is {one.state}",
+                f"retry {one.needs} first, then this one",
+            )
 
 
 def _held_still(conn: Connection, text: str) -> str:
     """The id, of a job that nobody else moves until we are done: what we read of it stays true."""
     job_id = _resolve(conn, text)
-    conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update())
+    conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update(key_share=True))
     return job_id
-
-
-def _announce(conn: Connection, row: RowMapping, changed: str) -> None:
-    fields = ("state", "epoch", "updated_at", changed)
-    outbox.append(conn, [("job", row["id"], {name: row[name] for name in fields})])
 
 
 def _read(conn: Connection, job_id: str) -> Job:

@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import RowMapping, Select, select
 
-from farm.db.tables import attempts, events, jobs, leases, workers
-from farm.domain.job import Artifact, Attempt, Event, Job, JobError, JobSpec, Progress
-from farm.domain.states import StageName
-from farm.domain.worker import Worker
+from farm.db.tables import attempts, events, jobs, leases, nodes, quarantines, workers
+from farm.domain.job import Artifact, Attempt, Event, Job, JobError, JobSpec, Progress, Requires
+from farm.domain.states import StageName, Wish
+from farm.domain.worker import Node, Quarantine, Worker
 
 _lease_columns = [leases.c.worker, leases.c.stage, leases.c.k, leases.c.n, leases.c.preview_step]
 
@@ -41,7 +41,19 @@ def job(r: RowMapping) -> Job:
         error=JobError(**r["error"]) if r["error"] else None,
         progress=progress(r) if r["worker"] else None,
         tags=r["tags"],
+        expanded_prompt=r["expanded_prompt"],
+        requires=requires(r["requires"]),
+        memory_plan=r["memory_plan"],
+        memory_above=r["memory_above"],
+        avoid=tuple(r["avoid"] or ()),
+        rest_until=r["rest_until"],
     )
+
+
+def requires(said: dict[str, Any] | None) -> Requires | None:
+    if said is None:
+        return None
+    return Requires(tuple(said["tags"]), said["pool"], said["memory"], said["gpus"])
 
 
 def progress(r: RowMapping) -> Progress:
@@ -53,10 +65,33 @@ def attempt(r: RowMapping) -> Attempt:
     return Attempt(**{column.name: r[column] for column in attempts.c})
 
 
+_WISH = ("wish", "wish_at", "wish_by", "wish_reason", "wish_now")
+_WISH_OF_NODE = [nodes.c[name].label(f"node_{name}") for name in _WISH]
+
+
+def select_workers() -> Select[Any]:
+    """Workers with what is wished of their node."""
+    return select(workers, *_WISH_OF_NODE).select_from(workers.outerjoin(nodes, nodes.c.node == workers.c.node))
+
+
 def worker(r: RowMapping) -> Worker:
+    """As `select_workers` reads it. A wish for the worker itself goes before one for its node."""
     said: dict[str, Any] = {column.name: r[column] for column in workers.c if column.name != "ended_at"}
     said["models"] = tuple(r["models"])
+    said["tags"] = tuple(r["tags"] or ())
+    if r["wish"] is Wish.RUN and r["node_wish"] not in {None, Wish.RUN}:
+        said |= {name: r[f"node_{name}"] for name in _WISH} | {"wish_of_node": True}
     return Worker(**said)
+
+
+def node(r: RowMapping) -> Node:
+    said: dict[str, Any] = {column.name: r[column] for column in nodes.c}
+    said["wish"] = r["wish"] or Wish.RUN
+    return Node(**said)
+
+
+def quarantine(r: RowMapping) -> Quarantine:
+    return Quarantine(**{column.name: r[column] for column in quarantines.c})
 
 
 def event(r: RowMapping) -> Event:

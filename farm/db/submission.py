@@ -3,18 +3,20 @@
 import secrets
 from base64 import b32encode
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from farm.db import outbox, rows
+from farm.db import outbox, rows, waiting
 from farm.db.dialect import farm_now
 from farm.db.engine import Database
 from farm.db.tables import batches, jobs, lanes
 from farm.db.transitions import wake_lane
+from farm.db.waiting import resolve
 from farm.domain.errors import DatabaseUnavailable, IdempotencyConflict, InvalidRequest, TransactionConflict
-from farm.domain.job import Job, JobSpec, NewJob, Submitted
+from farm.domain.job import KEY_OF, Dependency, Job, JobSpec, NewJob, Submitted
 from farm.domain.states import JobState
 from farm.scheduling.lanes import LaneClass, lane_id
 
@@ -45,7 +47,7 @@ def _accept(conn: Connection, new: Sequence[NewJob]) -> list[Submitted]:
     now = conn.scalar(select(farm_now()))
     known = _known(conn, new)
     ids: list[tuple[str, bool]] = []
-    fresh: list[dict[str, Any]] = []
+    fresh: list[tuple[str, NewJob]] = []
     for wish in new:
         key = _key(wish)
         if key is not None and key in known:
@@ -58,15 +60,20 @@ def _accept(conn: Connection, new: Sequence[NewJob]) -> list[Submitted]:
                 )
             ids.append((job_id, False))
             continue
-        row = _row(wish, now)
-        fresh.append(row)
-        ids.append((row["id"], True))
+        job_id = new_id()
+        fresh.append((job_id, wish))
+        ids.append((job_id, True))
         if key is not None:
-            known[key] = (row["id"], wish.spec)
+            known[key] = (job_id, wish.spec)
     if fresh:
-        _insert(conn, new, fresh)
-    jobs_by_id = _read(conn, {job_id for job_id, _ in ids})
-    _announce(conn, [jobs_by_id[row["id"]] for row in fresh])
+        needs = resolve(conn, fresh, {key: job_id for key, (job_id, _) in known.items()})
+        table = [_row(job_id, wish, now, needs.get(job_id, ())) for job_id, wish in fresh]
+        _insert(conn, new, table)
+        waiting.keep(conn, needs)
+        jobs_by_id = _read(conn, {job_id for job_id, _ in ids})
+        _announce(conn, [(jobs_by_id[job_id], needs.get(job_id, ())) for job_id, _ in fresh])
+    else:
+        jobs_by_id = _read(conn, {job_id for job_id, _ in ids})
     return [Submitted(jobs_by_id[job_id], created) for job_id, created in ids]
 
 
@@ -75,13 +82,17 @@ def _key(wish: NewJob) -> Key | None:
 
 
 def _known(conn: Connection, new: Iterable[NewJob]) -> dict[Key, tuple[str, JobSpec]]:
-    scopes: dict[tuple[str, str | None], list[str]] = {}
+    """By their keys, the jobs that these wishes mean: with their own key, or as one that they wait for."""
+    scopes: dict[tuple[str, str | None], set[str]] = {}
     for wish in new:
+        keys = {one.needs.removeprefix(KEY_OF) for one in wish.depends_on if one.needs.startswith(KEY_OF)}
         if wish.idempotency_key is not None:
-            scopes.setdefault((wish.owner, wish.batch), []).append(wish.idempotency_key)
+            keys.add(wish.idempotency_key)
+        if keys:
+            scopes.setdefault((wish.owner, wish.batch), set()).update(keys)
     known: dict[Key, tuple[str, JobSpec]] = {}
     for (owner, batch), keys in scopes.items():
-        for chunk in _chunks(keys):
+        for chunk in _chunks(sorted(keys)):
             stmt = select(jobs.c.id, jobs.c.idempotency_key, jobs.c.spec).where(
                 jobs.c.owner == owner,
                 jobs.c.batch.is_(None) if batch is None else jobs.c.batch == batch,
@@ -92,16 +103,16 @@ def _known(conn: Connection, new: Iterable[NewJob]) -> dict[Key, tuple[str, JobS
     return known
 
 
-def _row(wish: NewJob, now: Any) -> dict[str, Any]:
+def _row(job_id: str, wish: NewJob, now: Any, needs: Sequence[Dependency]) -> dict[str, Any]:
     if wish.not_before is not None and wish.not_before.tzinfo is None:
         raise InvalidRequest("the time to start at has no time zone", "add one, or Z for UTC", "not_before")
     state = JobState.QUEUED
-    if wish.not_before is not None and wish.not_before > now:
+    if (wish.not_before is not None and wish.not_before > now) or not all(one.met for one in needs):
         state = JobState.SCHEDULED
     if wish.hold:
         state = JobState.HELD
     return {
-        "id": new_id(),
+        "id": job_id,
         "owner": wish.owner,
         "project": wish.project,
         "batch": wish.batch,
@@ -114,6 +125,7 @@ def _row(wish: NewJob, now: Any) -> dict[str, Any]:
         "tags": dict(wish.tags),
         "priority": wish.priority,
         "not_before": wish.not_before,
+        "requires": None if wish.requires is None else asdict(wish.requires),
         "state": state,
     }
 
@@ -149,9 +161,15 @@ def _read(conn: Connection, ids: set[str]) -> dict[str, Job]:
     }
 
 
-def _announce(conn: Connection, created: Iterable[Job]) -> None:
+def _announce(conn: Connection, created: Iterable[tuple[Job, Sequence[Dependency]]]) -> None:
     """A new job's event carries what a list shows of it, so that a page can draw it without asking."""
-    outbox.append(conn, [("job", job.id, dict(_first_news(job))) for job in created])
+    outbox.append(
+        conn,
+        [
+            ("job", job.id, {**dict(_first_news(job)), "depends_on": [one.needs for one in needs]})
+            for job, needs in created
+        ],
+    )
 
 
 def _first_news(job: Job) -> Iterator[tuple[str, Any]]:

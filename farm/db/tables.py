@@ -5,6 +5,7 @@ from enum import StrEnum
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Enum,
@@ -19,10 +20,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    literal_column,
+    text,
 )
 
 from farm.db.dialect import HALF_EMPTY, NEVER_REUSED, JobId, RowNumber, UtcTime, only_where
-from farm.domain.states import FINAL, JobState, Outcome, StageName, Wish
+from farm.domain.states import FINAL, After, JobState, Outcome, StageName, Wish
 
 metadata = MetaData(
     naming_convention={
@@ -70,6 +74,7 @@ lanes = Table(
     Column("virtual_time", Float, nullable=False, default=0.0),  # GPU seconds / weight
     Column("weight", Float, nullable=False, default=1.0),
     Column("closed_reason", Text),  # NULL = open
+    Column("open_until", UtcTime),  # end of its window: nothing is claimed from then on; NULL = no end
     CheckConstraint("weight > 0", name="weight_positive"),
 )
 
@@ -103,6 +108,17 @@ jobs = Table(
     Column("started_at", UtcTime),
     Column("finished_at", UtcTime),
     Column("hidden_at", UtcTime),
+    Column("expanded_prompt", Text),  # written once, by a text stage that holds the claim
+    Column("requires", JSON(none_as_null=True)),  # domain.job.Requires: what a worker must have; NULL = nothing
+    # How often it was moved to the next smaller memory plan, and bytes of the largest card that was too small
+    # even for the smallest.
+    Column("memory_plan", Integer, nullable=False, default=0, server_default=text("0")),
+    Column("memory_above", BigInteger),
+    Column("avoid", JSON(none_as_null=True)),  # uuids of the GPUs on which it faulted
+    Column(
+        "pardoned", Integer, nullable=False, default=0, server_default=text("0")
+    ),  # blame up to this epoch is past
+    Column("rest_until", UtcTime),  # lost again and again: nobody claims it before
     ForeignKeyConstraint(["owner", "batch"], ["batches.owner", "batches.name"]),
     # Final is final in the data too, whatever code writes it.
     CheckConstraint(f"(state IN ({_final_words})) = (finished_at IS NOT NULL)", name="finished_when_final"),
@@ -118,6 +134,31 @@ Index("jobs_queue", jobs.c.state, jobs.c.lane, jobs.c.priority.desc(), jobs.c.se
 # Pages of one state, newest first: a gallery of all videos is not sorted anew for each page.
 Index("jobs_state", jobs.c.state, jobs.c.seq)
 Index("jobs_batch", jobs.c.batch, jobs.c.seq)
+
+# Which jobs a job waits for, and how they must have ended.
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("job", JobId, ForeignKey("jobs.id"), nullable=False),
+    Column("needs", JobId, ForeignKey("jobs.id"), nullable=False),
+    Column("mode", _word(After, "mode_known"), nullable=False),
+    PrimaryKeyConstraint("job", "needs"),
+)
+Index("dependencies_needs", dependencies.c.needs)
+
+# A machine with workers, as its agent reports it. Its wish holds for every worker on it, present and to come.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("agent_boot", Text),  # new for every agent process; NULL: wished for before it was ever heard
+    Column("heartbeat_at", UtcTime),
+    Column("wish", _word(Wish, "wish_known")),  # NULL = none
+    Column("wish_at", UtcTime),
+    Column("wish_by", Text),
+    Column("wish_reason", Text),
+    Column("wish_now", Boolean, nullable=False, default=False, server_default=false()),
+)
 
 workers = Table(
     "workers",
@@ -136,6 +177,16 @@ workers = Table(
     Column("jobs_done", Integer, nullable=False, default=0),
     Column("memory", BigInteger),
     Column("available", JSON(none_as_null=True)),  # {name: digest} it can load; NULL: it has not said yet
+    Column("wish_at", UtcTime),
+    Column("wish_by", Text),
+    Column("wish_reason", Text),
+    # False: the job in hand is finished first; True: it is given back at its next step.
+    Column("wish_now", Boolean, nullable=False, default=False, server_default=false()),
+    # What jobs may require of it. memory_total in bytes of the device; NULL: it has not said.
+    Column("tags", JSON(none_as_null=True)),
+    Column("pool", Text),
+    Column("memory_total", BigInteger),
+    Column("gpus", Integer, nullable=False, default=1, server_default=text("1")),
 )
 
 # Weights by name and digest. A job is pinned to a digest; `preset` is what a server must know to accept it.
@@ -162,9 +213,12 @@ leases = Table(
     Column("k", Integer, nullable=False, default=0),
     Column("n", Integer, nullable=False, default=0),
     Column("preview_step", Integer),
+    Column("renewed_at", UtcTime, nullable=False),
+    Column("progress_at", UtcTime, nullable=False),  # when stage or k last changed
     **HALF_EMPTY,
 )
 Index("leases_expiry", leases.c.expires_at)
+Index("leases_worker", leases.c.worker)
 
 attempts = Table(
     "attempts",
@@ -180,8 +234,30 @@ attempts = Table(
     Column("claimed_at", UtcTime, nullable=False),
     Column("started_at", UtcTime),
     Column("finished_at", UtcTime),
+    Column("blamed", Boolean, nullable=False, default=False, server_default=false()),  # it counts towards the cap
     PrimaryKeyConstraint("job", "epoch"),
     CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="closed_with_outcome"),
+)
+# Few rows: the faults of one GPU in the last hour.
+FAULTED = attempts.c.outcome == literal_column(f"'{Outcome.DEVICE_FAULT}'")
+Index("attempts_faults", attempts.c.gpu, attempts.c.finished_at, **only_where(FAULTED))
+
+# One row per GPU that ever was in quarantine; it is in quarantine until it is released.
+quarantines = Table(
+    "quarantines",
+    metadata,
+    Column("gpu", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("since", UtcTime, nullable=False),
+    Column("until", UtcTime),  # from then on a probe may release it; NULL = only a person does
+    Column("times", Integer, nullable=False),  # in a row: each lasts twice as long
+    Column("probes", Integer, nullable=False, default=0),
+    Column("last_probe_at", UtcTime),
+    Column("last_probe", Text),  # what it found
+    Column("released_at", UtcTime),
+    Column("released_by", Text),
 )
 
 # The outbox: what the stream reads. Its ids come to light in their order: see dialect.settled_events.

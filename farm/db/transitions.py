@@ -48,6 +48,12 @@ def move(
     return won
 
 
+def told(conn: Connection, row: RowMapping, *changed: str) -> None:
+    """The event of a change that is no transition."""
+    fields = ("state", "epoch", "updated_at", *changed)
+    outbox.append(conn, [("job", row["id"], {name: row[name] for name in fields})])
+
+
 def is_claim(job: str, epoch: int) -> ColumnElement[bool]:
     """The fence: a claim that has been superseded matches nothing."""
     return (jobs.c.id == job) & (jobs.c.epoch == epoch)
@@ -66,6 +72,7 @@ def close_attempt(
     cause: str | None = None,
     timings: Mapping[str, float] | None = None,
     peak_memory: int | None = None,
+    blamed: bool = False,
 ) -> bool:
     """End the claim: its lease goes, its attempt gets an outcome, its lane pays for the seconds it ran.
 
@@ -82,6 +89,7 @@ def close_attempt(
             timings=dict(timings or {}),
             peak_memory=peak_memory,
             finished_at=farm_now(),
+            blamed=blamed,
         )
         .returning(attempts.c.started_at, attempts.c.finished_at)
     ).one_or_none()
@@ -105,6 +113,7 @@ def reopen_as_success(
             cause="delivered after it had been given up",
             timings=dict(timings),
             peak_memory=peak_memory,
+            blamed=False,
         )
     )
 

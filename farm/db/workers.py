@@ -6,15 +6,17 @@ from typing import Any
 from sqlalchemy import RowMapping, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from farm.db import outbox, rows
+from farm.db import outbox, quarantines, rows
 from farm.db.dialect import farm_now
 from farm.db.engine import Database
+from farm.db.fitting import GONE
+from farm.db.tables import quarantines as quarantine_rows
 from farm.db.tables import workers
 from farm.domain.errors import WorkerNotFound
 from farm.domain.states import Wish
 from farm.domain.worker import Beat, NewWorker, Worker
 
-GONE = "gone"
+__all__ = ["GONE", "beat", "find", "gone", "news", "register", "sweep", "wish"]
 
 
 def register(db: Database, new: NewWorker) -> None:
@@ -30,6 +32,10 @@ def register(db: Database, new: NewWorker) -> None:
                         gpu=new.gpu,
                         device_name=new.device_name,
                         pid=new.pid,
+                        tags=list(new.tags),
+                        pool=new.pool,
+                        memory_total=new.memory_total,
+                        gpus=new.gpus,
                         models=[],
                         wish=Wish.RUN,
                         state="starting",
@@ -51,7 +57,7 @@ def beat(db: Database, beats: Sequence[Beat]) -> None:
     with db.write() as conn:
         for b in sorted(beats, key=lambda b: b.worker):  # rows are locked in one order everywhere
             before = (
-                conn.execute(select(workers).where(workers.c.id == b.worker).with_for_update())
+                conn.execute(select(workers).where(workers.c.id == b.worker).with_for_update(key_share=True))
                 .mappings()
                 .one_or_none()
             )
@@ -79,7 +85,7 @@ def beat(db: Database, beats: Sequence[Beat]) -> None:
 def find(db: Database, gone_within: float = 3600.0) -> list[Worker]:
     """Every living worker, and those that went less than `gone_within` seconds ago; by node and device."""
     stmt = (
-        select(workers)
+        rows.select_workers()
         .where((workers.c.state != GONE) | (workers.c.heartbeat_at > farm_now(-gone_within)))
         .order_by(workers.c.node, workers.c.gpu, workers.c.started_at)
     )
@@ -104,18 +110,30 @@ def gone(db: Database, worker_id: str) -> None:
             outbox.append(conn, [news(row)])
 
 
-def wish(db: Database, worker_id: str, wanted: Wish) -> Worker:
-    """What the operator wants; obeyed at the next heartbeat. Raises WorkerNotFound."""
+def wish(
+    db: Database, worker_id: str, wanted: Wish, by: str = "somebody", reason: str | None = None, now: bool = False
+) -> Worker:
+    """What the operator wants; obeyed at the next heartbeat. Raises WorkerNotFound.
+
+    now: the job in hand is given back at its next step; otherwise it is finished first. QUARANTINE sets the
+    worker's GPU aside, which outlives the worker; RUN takes back what a person has so set aside.
+    """
     with db.write() as conn:
+        values = {"wish": wanted, "wish_by": by, "wish_reason": reason, "wish_now": now, "wish_at": farm_now()}
         row = (
-            conn.execute(update(workers).where(workers.c.id == worker_id).values(wish=wanted).returning(workers))
+            conn.execute(update(workers).where(workers.c.id == worker_id).values(**values).returning(workers))
             .mappings()
             .one_or_none()
         )
         if row is None:
-            raise WorkerNotFound(f"there is no worker {worker_id!r}", "see them with: farm status")
+            raise WorkerNotFound(f"there is no worker {worker_id!r}", "see them with: farm workers")
+        if wanted is Wish.QUARANTINE:
+            quarantines.put_within(conn, row["gpu"], row["node"], reason or "set aside by hand", by, None)
+        elif wanted is Wish.RUN:
+            quarantines.release_within(conn, row["gpu"], by, quarantine_rows.c.until.is_(None))
         outbox.append(conn, [news(row)])
-        return rows.worker(row)
+        stmt = rows.select_workers().where(workers.c.id == worker_id)
+        return rows.worker(conn.execute(stmt).mappings().one())
 
 
 def sweep(db: Database, older_than: float = 30.0) -> list[str]:
@@ -139,7 +157,7 @@ def _seen(row: RowMapping) -> tuple[Any, ...]:
 def news(row: RowMapping) -> tuple[str, str, dict[str, Any]]:
     """The outbox row that tells how a worker is now."""
     fields = (
-        "node", "gpu", "device_name", "state", "wish", "models", "available", "jobs_done", "memory",
-        "heartbeat_at",
+        "node", "gpu", "device_name", "state", "wish", "wish_at", "wish_by", "wish_reason", "wish_now", "models",
+        "available", "jobs_done", "memory", "heartbeat_at",
     )  # fmt: skip
     return "worker", row["id"], {name: row[name] for name in fields}

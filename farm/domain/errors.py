@@ -52,6 +52,16 @@ class WorkerNotFound(FarmError):
     status = 404
 
 
+class NodeNotFound(FarmError):
+    code = "node_not_found"
+    status = 404
+
+
+class GpuNotFound(FarmError):
+    code = "gpu_not_found"
+    status = 404
+
+
 class NotReady(FarmError):
     """The thing exists but not yet: the video of a job that has not succeeded."""
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from farm.domain.states import JobState, Outcome, StageName
+from farm.domain.states import After, JobState, Outcome, StageName
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,43 @@ _DEFAULTS = {f.name: f.default for f in fields(JobSpec) if f.default is not MISS
 
 
 @dataclass(frozen=True)
+class Requires:
+    """What a worker must have to be given a job: all of these tags, this pool, `memory` bytes, so many GPUs."""
+
+    tags: tuple[str, ...] = ()
+    pool: str | None = None
+    memory: int = 0
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """A job waits for `needs` to end as `after` says. `state`: of the one it waits for, where that is known.
+
+    needs: an id (or its beginning) while it is a wish, or KEY_OF and the idempotency key of a job of the same
+    owner and batch; always an id once it is accepted.
+    """
+
+    needs: str
+    after: After = After.SUCCESS
+    state: JobState | None = None
+
+    @property
+    def met(self) -> bool:
+        if self.after is After.SUCCESS:
+            return self.state is JobState.SUCCEEDED
+        return self.state is not None and self.state.final
+
+    @property
+    def hopeless(self) -> bool:
+        """It ended, and not as it had to."""
+        return self.state is not None and self.state.final and not self.met
+
+
+KEY_OF = "key:"
+
+
+@dataclass(frozen=True)
 class NewJob:
     """An accepted wish that is not yet a row. `idempotency_key` is scoped by owner (and batch).
 
@@ -66,6 +103,8 @@ class NewJob:
     not_before: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     note: str | None = None
+    depends_on: tuple[Dependency, ...] = ()
+    requires: Requires | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +139,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """One row of `jobs`, joined with its lease if it has one."""
+    """One row of `jobs`, joined with its lease if it has one.
+
+    memory_plan: how often it was moved to the next smaller plan; memory_above: bytes of the largest card that
+    was too small even for the smallest; avoid: GPUs on which it faulted; rest_until: lost again and again,
+    nobody gets it before.
+    """
 
     id: str
     spec: JobSpec
@@ -123,11 +167,20 @@ class Job:
     error: JobError | None
     progress: Progress | None
     tags: Mapping[str, str]
+    expanded_prompt: str | None = None
+    requires: Requires | None = None
+    memory_plan: int = 0
+    memory_above: int | None = None
+    avoid: tuple[str, ...] = ()
+    rest_until: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One claim of a job. `timings` are seconds per stage; `peak_memory` in bytes of the device."""
+    """One claim of a job. `timings` are seconds per stage; `peak_memory` in bytes of the device.
+
+    blamed: it counts towards the cap after which the job fails as poison.
+    """
 
     job: str
     epoch: int
@@ -140,16 +193,23 @@ class Attempt:
     claimed_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    blamed: bool = False
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is given: the job, and the fencing token of this claim."""
+    """What a worker is given: the job, and the fencing token of this claim.
+
+    memory_plan: 0 is what the model plans by itself for the card, each one more keeps less on it.
+    expanded_prompt: written by an earlier claim, so that it need not be made again.
+    """
 
     job: str
     epoch: int
     worker: str
     spec: JobSpec
+    memory_plan: int = 0
+    expanded_prompt: str | None = None
 
     @property
     def prefix(self) -> str:
@@ -170,7 +230,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Event:
-    """One row of the outbox. `kind`: job | worker | batch; `data` holds the changed fields."""
+    """One row of the outbox. `kind`: job | worker | gpu | node | batch; `data` holds the changed fields."""
 
     id: int
     kind: str

@@ -10,11 +10,14 @@ import secrets
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, cast, get_args
 
+from farm.domain.cycles import cycle
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import Fields, number_of, quote, refuse_unwritable
-from farm.domain.job import JobSpec, NewJob, batch_row_key, seed_from_key
+from farm.domain.job import KEY_OF, JobSpec, NewJob, batch_row_key, seed_from_key
+from farm.domain.placing import depends_on, of_rows, refuse_rows, requires
 from model.demo.tokenizer import tokenize
 from model.errors import ModelError, PromptTooLong
 from model.events import Fit
@@ -108,7 +111,8 @@ def new_job(
             "the idempotency key must have 1 to 255 printable characters", "shorten it", "idempotency_key"
         )
     seed_key = None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest()
-    return _accept(body, models, images, seed_key=seed_key, idempotency_key=idempotency_key)
+    wish = _accept(body, models, images, seed_key=seed_key, idempotency_key=idempotency_key)
+    return replace(wish, depends_on=refuse_rows(wish.depends_on))
 
 
 def batch_jobs(name: object, rows: object, models: Models, images: Images = no_images) -> list[NewJob]:
@@ -120,7 +124,8 @@ def batch_jobs(name: object, rows: object, models: Models, images: Images = no_i
     if not isinstance(rows, list) or not rows:
         raise InvalidRequest("a batch needs at least one row", "write one prompt a line", "rows")
     seen: dict[str, int] = {}
-    accepted: list[NewJob] = []
+    accepted: dict[int, NewJob] = {}
+    keys: dict[int, str] = {}
     wrong: list[tuple[int, FarmError]] = []
     for number, row in enumerate(cast("list[object]", rows), start=1):
         try:
@@ -134,13 +139,34 @@ def batch_jobs(name: object, rows: object, models: Models, images: Images = no_i
             content = batch_row_key(body, 0)
             key = batch_row_key(body, seen.get(content, 0))
             seen[content] = seen.get(content, 0) + 1
+            keys[number] = key
             wish = _accept(body, models, images, seed_key=key, idempotency_key=key)
-            accepted.append(replace(wish, batch=name.strip(), interactive=False))
+            accepted[number] = replace(wish, batch=name.strip(), interactive=False)
         except FarmError as error:
             wrong.append((number, error))
+    for number, wish in accepted.items():
+        try:
+            accepted[number] = replace(wish, depends_on=of_rows(wish.depends_on, keys, number))
+        except FarmError as error:
+            wrong.append((number, error))
+    wrong += _in_a_ring(accepted)
     if wrong:
-        raise BadRows(wrong, len(rows))  # pyright: ignore[reportUnknownArgumentType]
-    return accepted
+        raise BadRows(sorted(wrong, key=itemgetter(0)), len(rows))  # pyright: ignore[reportUnknownArgumentType]
+    return list(accepted.values())
+
+
+def _in_a_ring(wishes: Mapping[int, NewJob]) -> list[tuple[int, FarmError]]:
+    """The rows of one ring, each with the same error."""
+    numbers = {f"{KEY_OF}{wish.idempotency_key}": number for number, wish in wishes.items()}
+    needs = {
+        number: [numbers[one.needs] for one in wish.depends_on if one.needs in numbers]
+        for number, wish in wishes.items()
+    }
+    ring = cycle(needs) or []
+    names = " -> ".join(f"row {number}" for number in [*ring, *ring[:1]])
+    return [
+        (n, InvalidRequest(f"rows wait for each other in a ring: {names}", "break it", "depends_on")) for n in ring
+    ]
 
 
 def check_priority(value: object) -> int:
@@ -217,6 +243,8 @@ def _accept(
         hold=wish.flag("hold"),
         tags=_tags(wish.get("tags")),
         note=_followed(spec, shape) if wish.get("size") is None else None,
+        depends_on=depends_on(wish.get("depends_on")),
+        requires=requires(wish.get("requires")),
     )
 
 

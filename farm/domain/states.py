@@ -42,18 +42,20 @@ class Outcome(StrEnum):
     SUCCEEDED = "succeeded"
     CANCELLED = "cancelled"
     USER_ERROR = "user_error"  # fail at once, no retry
-    OUT_OF_MEMORY = "out_of_memory"  # retry with a smaller plan, then fail
+    OUT_OF_MEMORY = "out_of_memory"  # retry with a smaller plan or on a larger card, then fail
     DEVICE_FAULT = "device_fault"  # kill the process, retry elsewhere
-    LOST = "lost"  # process or node gone, lease expired
+    LOST = "lost"  # process or node gone, hung, lease expired: blame only a worker whose agent lived
     DRAIN = "drain"  # requeue, no blame
     PREEMPT = "preempt"  # requeue, no blame
     RECALL = "recall"  # prefetched, never started: requeue, no blame
     DEPENDENCY = "dependency"  # storage or database away: requeue, no blame
 
-    @property
-    def blames(self) -> bool:
-        """Whether the attempt counts towards the cap after which a job fails as poison."""
-        return self in {Outcome.OUT_OF_MEMORY, Outcome.DEVICE_FAULT, Outcome.LOST}
+
+class After(StrEnum):
+    """How a job must have ended before another that waits for it may start."""
+
+    SUCCESS = "success"
+    ANY = "any"
 
 
 class Wish(StrEnum):
@@ -97,6 +99,10 @@ FAIL = _arrow("fail", JobState.LEASED, JobState.RUNNING, to=JobState.FAILED)
 REQUEUE = _arrow("requeue", JobState.LEASED, JobState.RUNNING, to=JobState.QUEUED)
 CANCEL_WAITING = _arrow("cancel", JobState.SCHEDULED, JobState.QUEUED, JobState.HELD, to=JobState.CANCELLED)
 CANCEL_ACTIVE = _arrow("cancelled", JobState.LEASED, JobState.RUNNING, to=JobState.CANCELLED)
+CANCEL_HOPELESS = _arrow("cancel", JobState.SCHEDULED, to=JobState.CANCELLED)  # what it waited for has failed
 HOLD = _arrow("hold", JobState.SCHEDULED, JobState.QUEUED, to=JobState.HELD)
 RELEASE = _arrow("release", JobState.HELD, to=JobState.QUEUED)
 RETRY = _arrow("retry", JobState.FAILED, JobState.CANCELLED, to=JobState.QUEUED)
+# Of a job that waits for another one still.
+RELEASE_TO_WAIT = _arrow("release", JobState.HELD, to=JobState.SCHEDULED)
+RETRY_TO_WAIT = _arrow("retry", JobState.FAILED, JobState.CANCELLED, to=JobState.SCHEDULED)

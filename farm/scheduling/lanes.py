@@ -21,6 +21,7 @@ class LaneView:
     """One lane: the jobs of one owner, project, class and model, in the order they will run.
 
     virtual_time in device seconds / weight; waiting and running count jobs; closed_reason None = open.
+    open_until: when its window ends, or has ended.
     """
 
     id: str
@@ -31,6 +32,7 @@ class LaneView:
     waiting: int
     running: int
     closed_reason: str | None
+    open_until: datetime | None = None
 
 
 def lane_id(owner: str, project: str, interactive: bool, model: str) -> str:

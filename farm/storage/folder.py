@@ -5,14 +5,17 @@ import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from farm.domain.errors import InvalidRequest, ObjectNotFound, StorageUnavailable
 from farm.domain.folders import folder_error
 from farm.storage.keys import PART, check_key
+from farm.storage.listing import Stored, Unfinished
 
 CHUNK = 256 * 1024
+_TRIES = 5  # to make a folder that others find empty and remove
 
 
 class FolderStore:
@@ -73,16 +76,33 @@ class FolderStore:
         with self._meaning():
             yield from sorted(key for key in keys if key.startswith(prefix))
 
+    def find(self, prefix: str) -> Iterator[Stored]:
+        for key in self.list(prefix):
+            with self._meaning(), suppress(FileNotFoundError):  # gone since it was listed
+                is_now = (self.root / key).stat()
+                yield Stored(key, is_now.st_size, _time(is_now.st_mtime))
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)
             with self._meaning():
                 path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty: somebody else's objects are in it
-                for folder in path.parents:
-                    if folder == self.root:
-                        break
-                    folder.rmdir()
+            self._remove_empty(path.parent)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        with self._meaning():
+            for path in sorted(self.root.rglob(f"{PART}*")):
+                with suppress(FileNotFoundError):
+                    is_now = path.stat()
+                    # By its last byte, not its first: it is written in one go.
+                    name = path.relative_to(self.root).as_posix()
+                    yield Unfinished(name, is_now.st_size, _time(is_now.st_mtime))
+
+    def give_up(self, uploads: Iterable[Unfinished]) -> None:
+        for upload in uploads:
+            with self._meaning():
+                (self.root / upload.name).unlink(missing_ok=True)
+            self._remove_empty((self.root / upload.name).parent)
 
     def _path(self, key: str) -> Path:
         path = self.root.joinpath(*check_key(key).split("/"))
@@ -91,13 +111,17 @@ class FolderStore:
             raise InvalidRequest(f"{key!r} leads out of the store", field="key")
         return path
 
+    def _remove_empty(self, folder: Path) -> None:
+        with suppress(OSError):  # not empty: somebody else's objects are in it
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
+
     def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
         """All or nothing, also when the power fails: a file of that name is always a whole one."""
         path = self._path(key)
         with self._meaning():
-            self._make_folder(path.parent)
-            # In the same folder: renaming is atomic only within one file system.
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=PART)
+            descriptor, name = self._begin(path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as target:
                     fill(target)
@@ -109,6 +133,17 @@ class FolderStore:
                     os.unlink(name)
                 raise
             _sync(path.parent)
+
+    def _begin(self, folder: Path) -> tuple[int, str]:
+        """A new file in `folder`, as the target will be: renaming is atomic only within one file system."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._make_folder(folder)
+                return tempfile.mkstemp(dir=folder, prefix=PART)
+            except FileNotFoundError:  # the collector has just removed it, empty as it was
+                if not left or not self.root.is_dir():
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def _make_folder(self, folder: Path) -> None:
         """Like mkdir -p, durably: a new folder's name is in its parent."""
@@ -127,6 +162,10 @@ class FolderStore:
 
 def _is_object(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(PART)
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _chunks(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:

@@ -10,7 +10,6 @@ import mimetypes
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from botocore.exceptions import (  # pyright: ignore[reportMissingTypeStubs]
 
 from farm.domain.errors import ObjectNotFound, StorageUnavailable
 from farm.storage.keys import check_key
+from farm.storage.listing import Stored, Unfinished
 from farm.storage.s3_address import S3Address
 from farm.storage.s3_errors import code_of, meaning
 
@@ -31,6 +31,7 @@ _MOST_PARTS = 9_000  # of 10,000
 CHUNK = 256 * 1024
 _RESUMES = 3  # times that a download goes on where its connection broke
 _BATCH = 1000  # keys in one request to delete
+_UPLOAD = "?uploadId="  # between key and number of an upload in parts, as in its own address
 
 # Checksums are our own, below; the SDK's default ones travel in a form that older servers do not understand.
 _COMMON: dict[str, Any] = {
@@ -116,13 +117,18 @@ class S3Store:
             return self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=max(1, int(seconds)))
 
     def list(self, prefix: str) -> Iterator[str]:
+        for found in self.find(prefix):
+            yield found.key
+
+    def find(self, prefix: str) -> Iterator[Stored]:
         with self._meaning():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._address.bucket, Prefix=self._address.prefix + prefix
             )
             for page in pages:
                 for found in page.get("Contents", []):
-                    yield str(found["Key"]).removeprefix(self._address.prefix)
+                    key = str(found["Key"]).removeprefix(self._address.prefix)
+                    yield Stored(key, int(found["Size"]), found["LastModified"])
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._name(key) for key in keys]
@@ -139,22 +145,33 @@ class S3Store:
                     "let the farm's key delete objects (s3:DeleteObject)",
                 )
 
-    def sweep_unfinished(self, older_than: float = 86_400.0) -> int:
-        """Gives up uploads in parts that were begun more than `older_than` seconds ago; says how many.
-
-        What they have stored costs room and is seen by nobody. A younger one may still be at work.
-        """
-        before, swept = datetime.now(UTC) - timedelta(seconds=older_than), 0
+    def unfinished(self) -> Iterator[Unfinished]:
         with self._meaning():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._address.bucket, Prefix=self._address.prefix
             )
-            # All of them first: a page's marker may be an upload that the sweep has just removed.
-            old = [u for page in pages for u in page.get("Uploads", []) if u["Initiated"] < before]
-            for upload in old:
-                self._abort(upload["Key"], upload["UploadId"])
-                swept += 1
-        return swept
+            # All of them first: a page's marker may be an upload that is given up before the next is asked for.
+            for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                name = f"{upload['Key'].removeprefix(self._address.prefix)}{_UPLOAD}{upload['UploadId']}"
+                yield Unfinished(name, self._stored_of(upload), upload["Initiated"])
+
+    def give_up(self, uploads: Iterable[Unfinished]) -> None:
+        with self._meaning():
+            for upload in uploads:
+                key, _, number = upload.name.rpartition(_UPLOAD)
+                self._abort(self._name(key), number)
+
+    def _stored_of(self, upload: dict[str, Any]) -> int:
+        """Bytes of the parts that have arrived; 0 once it has ended."""
+        try:
+            pages = self._client.get_paginator("list_parts").paginate(
+                Bucket=self._address.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+            return sum(int(part["Size"]) for page in pages for part in page.get("Parts", []))
+        except ClientError as error:
+            if code_of(error) != "NoSuchUpload":
+                raise
+            return 0
 
     # -- writing ---------------------------------------------------------------------------------------
 

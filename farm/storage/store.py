@@ -7,6 +7,7 @@ from typing import Protocol
 from farm.domain.address import shown
 from farm.domain.errors import StorageUnavailable
 from farm.storage.folder import FolderStore
+from farm.storage.listing import Stored, Unfinished
 
 
 class Store(Protocol):
@@ -46,8 +47,20 @@ class Store(Protocol):
         """Keys that begin with `prefix`, in order."""
         ...
 
+    def find(self, prefix: str) -> Iterator[Stored]:
+        """The same with size and age."""
+        ...
+
     def delete(self, keys: Iterable[str]) -> None:
         """What is not there is deleted already."""
+        ...
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Uploads that have begun and have not become objects."""
+        ...
+
+    def give_up(self, uploads: Iterable[Unfinished]) -> None:
+        """Frees the room that they take. One that has become an object meanwhile stays one."""
         ...
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -21,7 +21,8 @@ from farm.domain.errors import FarmError
 from farm.domain.job import Job
 from farm.domain.states import FINAL, JobState
 from farm.web.render import STATIC, page
-from farm.web.words import CHIPS, ideas
+from farm.web.words import CHIPS, ideas, language
+from farm.web.workers import NoSuchButton, wish_from_form, workers_view
 
 router = APIRouter(include_in_schema=False)
 
@@ -76,6 +77,16 @@ def job_page(farm: Farm, job_id: str) -> Response:
     return page("job.html", context)
 
 
+@router.get("/workers", response_class=HTMLResponse)
+def workers_page(farm: Farm, request: Request, lang: str | None = None) -> Response:
+    kept = request.cookies.get("lang")
+    spoken = language(lang, kept, request.headers.get("accept-language", ""))
+    answer = page("workers.html", workers_view(farm, spoken))
+    if lang == spoken != kept:
+        answer.set_cookie("lang", spoken, max_age=31536000, samesite="lax")
+    return answer
+
+
 @router.post("/submit")
 def submit(farm: Farm, body: Body) -> Response:
     """The form without the script: back to the page, or the page with what is wrong."""
@@ -100,11 +111,18 @@ def act(farm: Farm, job_id: str, verb: str) -> Response:
         wish = again(farm, job_id, {"seed": None} if verb == "reseed" else {})
         job_id = jobs.submit(farm.db, [wish])[0].job.id
     else:
-        error = FarmError(f"nothing is called {verb!r} here", "go back and use the buttons")
-        error.status, error.code = 404, "not_found"
-        raise error
+        raise NoSuchButton(f"nothing is called {verb!r} here", "go back and use the buttons")
     farm.poke()
     return RedirectResponse(f"/jobs/{job_id}", 303)
+
+
+@router.post("/workers/{name}/{verb}")
+@router.post("/nodes/{name}/{verb}")
+@router.post("/gpus/{name}/{verb}")
+def wish(farm: Farm, request: Request, name: str, verb: str, body: Body) -> Response:
+    """The menus of the workers' view without the script."""
+    wish_from_form(farm, request.url.path.split("/")[1], name, verb, body)
+    return RedirectResponse("/workers", 303)
 
 
 @router.get("/favicon.ico")

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from farm.domain.errors import FarmError
-from farm.web.words import STAGES, STATES
+from farm.web.words import STAGES, STATES, WORKERS
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -26,7 +26,9 @@ HEADERS = {
 
 
 def page(template: str, context: dict[str, Any], status: int = 200) -> HTMLResponse:
-    return HTMLResponse(environment().get_template(template).render(context), status, HEADERS)
+    lang = context.get("lang", "en")
+    said = environment().get_template(template).render({"lang": lang, "t": WORKERS[lang], **context})
+    return HTMLResponse(said, status, HEADERS)
 
 
 def error_page(request: Request, error: FarmError, headers: dict[str, str] | None = None) -> Response:

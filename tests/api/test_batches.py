@@ -31,3 +31,12 @@ def test_a_batch_tells_its_state_from_its_jobs(client: TestClient) -> None:
     done = client.get("/api/batches/夜/1").json()
     assert (done["state"], done["counts"]["cancelled"]) == ("finished", 2)
     assert client.get("/api/batches/nope").status_code == 404
+
+
+def test_rows_that_wait_for_rows_are_scheduled_and_the_same_file_adds_nothing(client: TestClient) -> None:
+    rows = ["a kite", {"prompt": "a boat", "depends_on": ["row:1"]}]
+    first, second = client.post("/api/batches", json={"name": "chain", "rows": rows}).json()["jobs"]
+    boat = client.get(f"/api/jobs/{second}").json()
+    assert boat["state"] == "scheduled"
+    assert boat["depends_on"] == [{"job": first, "after": "success", "state": "queued", "met": False}]
+    assert client.post("/api/batches", json={"name": "chain", "rows": rows}).json()["created"] == 0

@@ -1,6 +1,5 @@
 """Every refusal has the one shape, HEAD is GET without a body, and only the farm's own page may change it."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -9,7 +8,7 @@ from starlette.testclient import TestClient
 from farm.api.app import create_app
 from farm.api.guard import Head
 from farm.api.services import Services
-from tests.served.machine import Machine
+from tests.served.machine import Machine, in_a_loop
 
 TABLE = [
     ("POST", "/api/jobs", {"json": {}}, 422, "invalid_prompt", "prompt"),
@@ -114,7 +113,7 @@ def test_the_body_of_a_head_stays_in_the_house() -> None:
     async def collect(message: dict) -> None:
         sent.append(message)
 
-    asyncio.run(Head(app, ())({"type": "http", "method": "HEAD", "path": "/"}, None, collect))  # type: ignore[arg-type]
+    in_a_loop(Head(app, ())({"type": "http", "method": "HEAD", "path": "/"}, None, collect))  # type: ignore[arg-type]
     assert [message.get("body") for message in sent] == [None, b""]
 
 

@@ -1,10 +1,14 @@
 """`/api/jobs`: what people can ask of a job, and what each answer says."""
 
+from dataclasses import replace
+
 import pytest
 from starlette.testclient import TestClient
 
+from farm.api.app import create_app
 from farm.api.services import Services
-from tests.served.machine import TIMINGS, Machine
+from farm.scheduling.stalls import StallLimits
+from tests.served.machine import TIMINGS, Machine, until
 
 
 def submit(client: TestClient, prompt: str = "a red kite", **fields: object) -> dict:
@@ -174,3 +178,34 @@ def test_without_a_dispatcher_the_farm_is_alive_but_not_ready(services: Services
         answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "farm up" in answer.json()["checks"]["dispatcher"]
+
+
+def test_a_job_waits_for_another_and_says_so(client: TestClient) -> None:
+    first = client.post("/api/jobs", json={"prompt": "a kite"}).json()["id"]
+    wish = {"prompt": "a boat", "depends_on": [{"job": first, "after": "any"}], "requires": {"memory": "40GB"}}
+    second = client.post("/api/jobs", json=wish).json()
+    assert (second["state"], second["requires"]["memory"]) == ("scheduled", 40 * 10**9)
+    shown = client.get(f"/api/jobs/{second['id']}").json()
+    assert shown["depends_on"] == [{"job": first, "after": "any", "state": "queued", "met": False}]
+    client.post(f"/api/jobs/{first}/cancel")
+    assert client.get(f"/api/jobs/{second['id']}").json()["depends_on"][0]["met"] is True
+    again = client.post(f"/api/jobs/{second['id']}/rerun", json={}).json()
+    assert (again["state"], again["requires"]) == ("queued", second["requires"]), "a rerun waits for nobody"
+
+
+def test_a_job_that_is_not_there_cannot_be_waited_for(client: TestClient) -> None:
+    answer = client.post("/api/jobs", json={"prompt": "a boat", "depends_on": "job_aaaaaaaaaaaa"})
+    assert answer.status_code == 422
+    assert (answer.json()["error"]["field"], client.get("/api/jobs").json()["data"]) == ("depends_on", [])
+
+
+def test_a_hung_stage_is_said_by_the_limits_of_the_machines(services: Services, machine: Machine) -> None:
+    strict = StallLimits(floor=0.0, loading=0.0, unknown=0.0)
+    with TestClient(create_app(replace(services, stall_limits=strict))) as client:
+        job = client.post("/api/jobs", json={"prompt": "a kite"}).json()["id"]
+        machine.take()
+        machine.step(3, preview=False)
+        because = until(
+            lambda: (w := client.get(f"/api/jobs/{job}").json()["waiting_because"])["code"] == "hung" and w
+        )
+        assert because["sentence"].startswith("w1 hangs: no progress for")

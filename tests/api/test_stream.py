@@ -17,7 +17,7 @@ from farm.domain.job import Progress
 from farm.domain.request import new_job
 from farm.domain.states import StageName
 from tests.served.farm import Served
-from tests.served.machine import Machine
+from tests.served.machine import Machine, in_a_loop
 
 
 @dataclass
@@ -208,6 +208,6 @@ def test_a_newcomer_is_told_where_jobs_are_and_nothing_of_the_past(
         await stream.aclose()  # type: ignore[attr-defined]
         return heard
 
-    assert asyncio.run(come())[1] == b": still here\n\n"
+    assert in_a_loop(come())[1] == b": still here\n\n"
     now[0] += 1
     assert [message.data["k"] for message in hub._progress(at)] == [5]

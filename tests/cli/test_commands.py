@@ -201,3 +201,17 @@ def test_migrate_makes_the_schema_and_may_be_repeated(farm: Command, tmp_path: P
     first, again = (farm("migrate", "--home", str(tmp_path / "home")) for _ in range(2))
     assert (first.code, again.code) == (0, 0)
     assert first.out == again.out != ""
+
+
+def test_submit_after_another_job_on_a_kind_of_worker(farm: Command) -> None:
+    first, other = (farm("submit", "a kite").out.strip() for _ in range(2))
+    wish = ["submit", "a boat", "--after", first, "--after-any", other, "--on", "a100", "--pool", "film"]
+    second = farm(*wish, "--memory", "40GiB").out.strip()
+    shown = farm("show", second).out
+    assert f"after     success of {first} (queued)" in shown
+    assert f"after     the end of {other} (queued)" in shown
+    assert "requires  a100, pool film, 40 GiB of device memory" in shown
+    assert farm("show", second, "--json").json["state"] == "scheduled"
+    refused = farm("submit", "a boat", "--after", "job_aaaaaaaaaaaa")
+    assert refused.code == 2
+    assert "there is no job" in refused.err

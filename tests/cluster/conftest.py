@@ -29,7 +29,7 @@ from tests.cluster.fake_model import DIGEST
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def until(what: str, condition: Callable[[], Any], seconds: float = 40.0) -> Any:
+def until(what: str, condition: Callable[[], Any], seconds: float = 80.0) -> Any:
     """The first true value of `condition`. A deadline that only a broken farm can miss."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -90,7 +90,7 @@ class Farm:
     def job(self, job: str) -> Job:
         return jobs.get(self.db, job)
 
-    def wait_final(self, job: str, seconds: float = 60.0) -> Job:
+    def wait_final(self, job: str, seconds: float = 120.0) -> Job:
         return until(f"job {job} ends", lambda: (j := self.job(job)).state.final and j, seconds)
 
     def wait_step(self, job: str, k: int = 2) -> Job:
@@ -123,7 +123,7 @@ class Farm:
 def make_farm(home: Path, **options: Any) -> Farm:
     settings = load_settings(
         home=home, lease_ttl=4.0, renew_every=1.0, beat_every=0.3,
-        ray_address=f"127.0.0.1:{ray_node.free_port()}", **options,
+        ray_address=f"127.0.0.1:{ray_node.free_port()}", **{"quarantine_after": 100, **options},
     )  # fmt: skip
     settings.make_folders()
     migrate(settings.database_url)
@@ -152,5 +152,6 @@ def started(farm: Farm, workers: int) -> Iterator[Farm]:
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     """Two CPU workers."""
     home = tmp_path_factory.mktemp("farm")
-    with started(make_farm(home, workers=2, pipeline="tests.cluster.fake_model:Pipeline"), 2) as farm:
+    options = {"pipeline": "tests.cluster.fake_model:Pipeline", "pool": "film", "tags": "night, a100"}
+    with started(make_farm(home, workers=2, **options), 2) as farm:
         yield farm

@@ -2,12 +2,16 @@
 
 An image is shown throughout ("pad": between black bars).
 "gate=PATH": waits at step 3 until PATH exists. "crowd=FOLDER": the worker notes itself there, in a file called
-as its GPU, and waits until six have. "oom", "fault", "black", "corrupt": fails so.
+as its GPU, and waits until six have. "children=PATH": starts two processes
+that sleep, and writes their pids, once. "late=PATH": waits behind the last frame until PATH exists, whatever it
+is told. "oom", "fault", "black", "corrupt", "bug": fails so; "large": out of memory but with a smaller plan.
+"leak=MIB": keeps so much memory for good. Probes fail where the file exists that FAKE_BROKEN_CARD names.
 """
 
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +21,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from farm.cluster.probe import PROMPT
 from model.errors import CorruptWeights, PromptTooLong, RenderCancelled
 from model.events import Frames, Preview, RenderSpec, Stage, Step
 
 DIGEST = hashlib.sha256(b"fake").hexdigest()
+
+
+_leaked: list[bytes] = []
 
 
 class Pipeline:
@@ -28,10 +36,12 @@ class Pipeline:
         self.preset = preset
         self.device = device
         self.digest = DIGEST
+        self.plan: Any = None
 
     @classmethod
-    def load(cls, preset: Any, library: Any = None, device: str = "cpu") -> "Pipeline":
+    def load(cls, preset: Any, library: Any = None, device: str = "cpu", plan: Any = None) -> "Pipeline":
         pipeline = cls(preset, device)
+        pipeline.plan = plan
         if preset.weights is None:  # of a test's library, not of the package
             pipeline.digest = library.digest(preset)
         return pipeline
@@ -42,6 +52,10 @@ class Pipeline:
             raise PromptTooLong("the prompt has 99 tokens, the model reads 64", "shorten it")
         if "corrupt" in spec.prompt:
             raise CorruptWeights("the weights file is damaged", "install it again")
+        if "large" in spec.prompt and self.plan is None:
+            raise MemoryError("no room for 3 GiB")
+        if spec.prompt == PROMPT and Path(os.environ.get("FAKE_BROKEN_CARD", "/nowhere")).exists():
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
         if spec.image is not None:
             yield Stage("image")
         yield Stage("denoise")
@@ -61,6 +75,9 @@ class Pipeline:
         yield Frames(0, picture[:1])
         for first in range(1, spec.frames, 4):
             yield Frames(first, picture[first : first + 4])
+        for word in spec.prompt.split():
+            while word.startswith("late=") and not Path(word.removeprefix("late=")).exists():
+                time.sleep(0.02)
 
     def _join_crowd(self, prompt: str, cancelled: Callable[[], bool]) -> None:
         for word in prompt.split():
@@ -77,10 +94,24 @@ def _act(prompt: str, cancelled: Callable[[], bool]) -> None:
         if word.startswith("gate="):
             while not Path(word.removeprefix("gate=")).exists() and not cancelled():
                 time.sleep(0.02)
+        if word.startswith("children=") and not (note := Path(word.removeprefix("children="))).exists():
+            _start_children(note)
         if word == "oom":
             raise MemoryError("no room for 3 GiB")
+        if word == "bug":
+            raise KeyError("a word that nobody knows")
+        if word.startswith("leak="):
+            _leaked.append(b"\1" * (int(word.removeprefix("leak=")) << 20))
         if word == "fault":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def _start_children(note: Path) -> None:
+    """Two that would sleep on: one in the worker's own process group, one that leaves it."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    pids = [subprocess.Popen(sleep, start_new_session=runs_off).pid for runs_off in (False, True)]
+    note.with_suffix(".new").write_text(json.dumps(pids))
+    note.with_suffix(".new").rename(note)
 
 
 def _moving_square(spec: RenderSpec) -> Any:

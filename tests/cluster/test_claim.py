@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from farm.cluster.beats import Answer, SentBeat
 from farm.cluster.claim import Claim
-from farm.cluster.dispatcher import Health
 from farm.domain.job import Assignment, JobSpec, Progress
 from farm.domain.states import Order, Outcome, StageName
 from farm.domain.worker import Beat
@@ -63,23 +60,19 @@ def test_beats_and_answers_survive_the_wire():
     assert Answer.decode(answer.encode()) == answer
 
 
-def test_nobody_is_reaped_before_the_database_has_answered_for_a_full_ttl(monkeypatch: pytest.MonkeyPatch):
+def test_a_stage_without_progress_is_overdue():
     clock = Clock()
-    monkeypatch.setattr("farm.cluster.dispatcher.steady_clock", clock)
-    health = Health(30.0)
-
-    def answered_for(seconds: int) -> bool:
-        said = False
-        for _ in range(seconds):
-            clock.now += 1
-            said = health.answered()
-        return said
-
-    assert not answered_for(29)
-    assert answered_for(1)
-    health.failed()
-    assert not answered_for(29)
-    assert answered_for(1)
-    clock.now += 60  # the dispatcher was asleep, and the agents may have been, too
-    assert not answered_for(30)  # the first of them is where counting begins anew
-    assert answered_for(1)
+    claim = Claim(ASSIGNMENT, 30.0, clock)
+    claim.allow({StageName.DENOISE: 60.0, StageName.LOADING: 10.0})
+    claim.report(StageName.DENOISE, 3, 8)
+    clock.now += 60.0
+    assert claim.overdue() is None
+    clock.now += 1.0
+    overdue = claim.overdue()
+    assert overdue is not None
+    assert overdue.cause == "no progress for 61 s in denoise, step 3 of 8; 60 s are long enough"
+    claim.report(StageName.DENOISE, 4, 8)  # every step counts anew
+    assert claim.overdue() is None
+    claim.report(StageName.UPLOAD)
+    clock.now += 10_000.0
+    assert claim.overdue() is None, "with a finished video it may wait for ever"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from farm.cluster.deaths import bury_forgotten
+from farm.cluster.deaths import bury, bury_forgotten
 from farm.db import jobs, leases, workers
 from farm.db.engine import Database, migrate, open_database
 from farm.domain.errors import JobNotFound
@@ -50,8 +50,19 @@ def test_its_jobs_go_back_whether_they_had_started_or_not(settings: Settings, db
     leases.start(db, started.job, 1)
     assert bury_forgotten(settings, db, start_log("test", settings.log_dir)) == 1
     found = [jobs.get(db, each.job) for each in (started, waiting)]
-    assert [(job.state, job.failures) for job in found] == [(JobState.QUEUED, 1), (JobState.QUEUED, 0)]
+    # Nobody saw how it died, so nobody is blamed.
+    assert [(job.state, job.failures) for job in found] == [(JobState.QUEUED, 0), (JobState.QUEUED, 0)]
     assert workers.find(db, gone_within=0.0) == []
+
+
+@pytest.mark.parametrize(("alone", "failures"), [(True, 1), (False, 0)])
+def test_only_a_worker_that_dies_alone_puts_blame_on_its_job(
+    settings: Settings, db: Database, alone: bool, failures: int
+):
+    job = claim(db).job
+    leases.start(db, job, 1)
+    bury(settings, db, "dead", "its process died", alone, start_log("test", settings.log_dir))
+    assert jobs.get(db, job).failures == failures
 
 
 def test_a_job_that_people_have_deleted_meanwhile_stops_nobody(settings: Settings, db: Database):

@@ -1,12 +1,17 @@
 """Promises of the machines' side, kept by real processes: Ray actors, agent, dispatcher, one database."""
 
+import hashlib
+import json
 import os
 import signal
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from farm.db import jobs, workers
+from farm.cluster.processes import started
+from farm.db import jobs, nodes, workers
+from farm.domain.job import Attempt
 from farm.domain.states import JobState, Outcome, Wish
 from farm.media.check import decode, read_metadata
 from farm.storage.store import open_store
@@ -21,6 +26,12 @@ def gate(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _both_workers_idle(farm: Farm) -> None:
     farm.wait_idle(2)
+
+
+def test_workers_say_what_jobs_may_require_of_them(farm: Farm):
+    for worker in workers.find(farm.db, gone_within=0.0):
+        assert (worker.tags, worker.pool, worker.gpus) == (("a100", "night"), "film", 1)
+        assert (worker.memory_total or 0) > 0
 
 
 def test_a_job_becomes_a_whole_video(farm: Farm, tmp_path: Path):
@@ -59,6 +70,21 @@ def test_a_killed_worker_costs_an_attempt_and_not_the_job(farm: Farm, gate: Path
     assert victim.id not in {w.id for w in farm.wait_idle(2)}
 
 
+def test_what_a_worker_has_started_dies_with_it(farm: Farm, gate: Path, tmp_path: Path):
+    note = tmp_path / "children"
+    job = farm.submit(f"children={note} gate={gate}")
+    children: list[int] = until("it has children", lambda: note.exists() and json.loads(note.read_text()))
+    (first,) = jobs.attempts(farm.db, job)
+    victim = next(w for w in farm.workers() if w.id == first.worker)
+    os.kill(victim.pid, signal.SIGKILL)
+    until("they are gone", lambda: not any(started(pid) is not None for pid in children))
+    gate.touch()
+    assert farm.wait_final(job).state is JobState.SUCCEEDED
+    # Its successor has found the one that had left the worker's process group.
+    killed = [e for e in farm.events("worker") if e["event"] == "leftovers_killed" and e["of"] == victim.id]
+    assert [e["pids"] for e in killed] == [children[1:]]
+
+
 def test_cancel_reaches_the_worker_at_its_next_step(farm: Farm, gate: Path):
     job = farm.submit(f"gate={gate}")
     farm.wait_step(job)
@@ -76,7 +102,8 @@ def test_cancel_reaches_the_worker_at_its_next_step(farm: Farm, gate: Path):
     [
         ("this is too long", JobState.FAILED, Outcome.USER_ERROR, 1, "invalid_request"),
         ("corrupt", JobState.FAILED, Outcome.USER_ERROR, 1, "corrupt_weights"),
-        ("oom", JobState.FAILED, Outcome.OUT_OF_MEMORY, 3, "out_of_memory"),
+        ("oom", JobState.FAILED, Outcome.OUT_OF_MEMORY, 2, "out_of_memory"),  # with each memory plan
+        ("bug", JobState.FAILED, Outcome.LOST, 3, "poison"),
         ("black", JobState.FAILED, Outcome.DEVICE_FAULT, 3, "poison"),
         ("fault", JobState.FAILED, Outcome.DEVICE_FAULT, 3, "poison"),
     ],
@@ -164,18 +191,78 @@ def test_a_worker_whose_disk_fails_leaves_the_job_to_others(farm: Farm, gate: Pa
     assert jobs.attempts(farm.db, job)[0].outcome is Outcome.DEPENDENCY
 
 
-def test_a_wish_to_restart_gives_the_job_back_and_renews_the_worker(farm: Farm, gate: Path):
+def test_a_worker_that_thaws_with_a_finished_video_changes_nothing(farm: Farm, gate: Path):
+    """Stopped past its lease, its job finished elsewhere, and only then it commits and uploads."""
+    job = farm.submit(f"late={gate}")
+    until("it has rendered", lambda: (at := farm.job(job).progress) and at.stage == "decode")
+    (first,) = jobs.attempts(farm.db, job)
+    victim = next(w for w in farm.workers() if w.id == first.worker)
+    os.kill(victim.pid, signal.SIGSTOP)
+    # A dispatcher that has heard of it would end it for its silence; a new one takes it for one that starts.
+    farm.kill("dispatcher")
+    farm.start_dispatcher()
+    until("the job is claimed elsewhere", lambda: farm.job(job).epoch == 2)
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.epoch) == (JobState.SUCCEEDED, 2)
+    os.kill(victim.pid, signal.SIGCONT)
+    late = until("it says that it is too late", lambda: [
+        e for e in farm.events("worker") if e["event"] == "finished_too_late" and (e["job"], e["epoch"]) == (job, 1)
+    ])  # fmt: skip
+    assert late[0]["discarded"] == f"videos/{job}/1/video.mp4"
+    after = farm.job(job)
+    assert after == ended
+    assert after.artifact is not None
+    store = open_store(farm.settings.store)
+    assert after.artifact.key == f"videos/{job}/2/video.mp4"
+    assert hashlib.sha256(b"".join(store.open(after.artifact.key))).hexdigest() == after.artifact.sha256
+    # Its own upload went where nobody looks, until it is collected.
+    assert store.size(f"videos/{job}/1/video.mp4")
+    assert [a.outcome for a in _attempts(farm, job)] == [Outcome.LOST, Outcome.SUCCEEDED]
+
+
+def test_a_wish_to_restart_lets_the_job_in_hand_finish_and_renews_the_worker(farm: Farm, gate: Path):
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    (only,) = jobs.attempts(farm.db, job)
+    workers.wish(farm.db, only.worker, Wish.RESTART)
+    _outlive_a_round(farm)
+    gate.touch()
+    ended = farm.wait_final(job)
+    assert (ended.state, ended.epoch) == (JobState.SUCCEEDED, 1)
+    until("its worker is another process", lambda: only.worker not in {w.id for w in farm.workers()})
+
+
+def test_a_wish_to_restart_now_gives_the_job_back_and_renews_the_worker(farm: Farm, gate: Path):
     before = {w.id for w in farm.workers()}
     job = farm.submit(f"gate={gate}")
     farm.wait_step(job)
     (first,) = jobs.attempts(farm.db, job)
-    workers.wish(farm.db, first.worker, Wish.RESTART)
+    workers.wish(farm.db, first.worker, Wish.RESTART, now=True)
     until("the job is claimed elsewhere", lambda: farm.job(job).epoch == 2)
     until("its worker is another process", lambda: first.worker not in {w.id for w in farm.workers()})
     gate.touch()
     ended = farm.wait_final(job)
     assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0)
+    assert _attempts(farm, job)[0].outcome is Outcome.DRAIN
     assert len(before & {w.id for w in farm.wait_idle(2)}) == 1
+
+
+def test_a_drained_node_finishes_what_it_has_and_takes_nothing_more(farm: Farm, gate: Path):
+    in_hand = [farm.submit(f"gate={gate}") for _ in range(2)]
+    for job in in_hand:
+        farm.wait_step(job)
+    node = farm.workers()[0].node
+    nodes.wish(farm.db, node, Wish.DRAIN, by="ann", reason="a new power supply")
+    waiting = farm.submit("a square")
+    gate.touch()
+    for job in in_hand:
+        ended = farm.wait_final(job)
+        assert (ended.state, ended.epoch) == (JobState.SUCCEEDED, 1)
+    farm.wait_idle(2)
+    assert farm.job(waiting).state is JobState.QUEUED
+    nodes.wish(farm.db, node, Wish.RUN, by="ann")
+    assert farm.wait_final(waiting).state is JobState.SUCCEEDED
 
 
 def test_sigterm_gives_the_job_back_without_blame(farm: Farm, gate: Path):
@@ -188,6 +275,21 @@ def test_sigterm_gives_the_job_back_without_blame(farm: Farm, gate: Path):
     ended = farm.wait_final(job)
     assert (ended.state, ended.failures) == (JobState.SUCCEEDED, 0)
     assert min(jobs.attempts(farm.db, job), key=lambda a: a.epoch).outcome is Outcome.DRAIN
+
+
+def _attempts(farm: Farm, job: str) -> list[Attempt]:
+    return sorted(jobs.attempts(farm.db, job), key=lambda attempt: attempt.epoch)
+
+
+def _outlive_a_round(farm: Farm) -> None:
+    """Until the agent has renewed twice more: whatever was wished has been heard of by then."""
+
+    def beaten() -> datetime:
+        return max(worker.heartbeat_at for worker in farm.workers())
+
+    for _ in range(2):
+        before = beaten()
+        until("the agent renews", lambda before=before: beaten() > before)
 
 
 def _ended(farm: Farm, job: str, epoch: int) -> bool:

@@ -77,6 +77,16 @@ def test_a_worker_says_what_its_node_has(farm: Farm) -> None:
     until("the resident model is told", lambda: farm.workers()[0].models == (DIGEST,))
 
 
+def test_a_job_of_absent_weights_waits_and_holds_up_nobody(farm: Farm) -> None:
+    """The other one's weights are those that the worker still holds from its start."""
+    waiting = send(farm, spec(kept(open_store(farm.settings.store)), "weights that nobody has", seed=1))
+    done = farm.wait_final(farm.submit("a square"))
+    assert done.state is JobState.SUCCEEDED
+    assert farm.job(waiting).state is JobState.QUEUED
+    assert jobs.attempts(farm.db, waiting) == []
+    jobs.cancel(farm.db, waiting)
+
+
 def test_a_video_begins_with_the_image_it_was_given(farm: Farm, tmp_path: Path) -> None:
     store = open_store(farm.settings.store)
     job = farm.wait_final(send(farm, spec(kept(store), Library(farm.settings.models).digest(I2V), fit="pad")))
@@ -86,15 +96,6 @@ def test_a_video_begins_with_the_image_it_was_given(farm: Farm, tmp_path: Path) 
     assert abs(video[0, 40, 50].astype(int) - (200, 40, 40)).max() < 25
     assert video[0, 1, 50].max() < 40, "padded"
     assert "image" in jobs.attempts(farm.db, job.id)[0].timings
-
-
-def test_a_job_of_absent_weights_waits_and_holds_up_nobody(farm: Farm) -> None:
-    waiting = send(farm, spec(kept(open_store(farm.settings.store)), "weights that nobody has", seed=1))
-    done = farm.wait_final(farm.submit("a square"))
-    assert done.state is JobState.SUCCEEDED
-    assert farm.job(waiting).state is JobState.QUEUED
-    assert jobs.attempts(farm.db, waiting) == []
-    jobs.cancel(farm.db, waiting)
 
 
 def test_a_model_that_is_brought_in_while_workers_run_is_offered_without_a_restart(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from farm.cluster import post
 from farm.cluster.dispatcher import Dispatcher
 from farm.cluster.gpu_worker import WorkerStatus
 from farm.cluster.slots import Slot
-from farm.db import jobs, leases, workers
+from farm.db import jobs, leases, nodes, quarantines, workers
 from farm.db.engine import Database, migrate, open_database
-from farm.domain.states import JobState
+from farm.db.leases import Stalled
+from farm.domain.job import Assignment
+from farm.domain.states import JobState, StageName, Wish
 from farm.domain.worker import NewWorker
 from farm.ops.logging import start_log
 from farm.settings import load_settings
@@ -35,8 +38,8 @@ class PaperActors:
     def slots(self) -> list[Slot]:
         return [Slot(slot) for slots in self.nodes.values() for slot in slots]
 
-    def employ(self, slot: Slot) -> str:
-        self.employed.append(slot.resource)
+    def employ(self, slot: Slot, on_probation: bool = False) -> str:
+        self.employed.append(f"{slot.resource} on probation" if on_probation else slot.resource)
         return slot.resource
 
     def watch(self, actor: str, seen: int, seconds: float, wake: Callable[[], None]) -> "Future[WorkerStatus]":
@@ -46,6 +49,9 @@ class PaperActors:
             future.set_result(WorkerStatus(1, f"worker-{actor}", 4711, True, 0))
         return future
 
+    def offer(self, actor: str, assignment: Assignment, wake: Callable[[], None]) -> "Future[int]":
+        return Future()  # it is on its way
+
     def kill(self, actor: str) -> None:
         self.killed.append(actor)
 
@@ -53,8 +59,10 @@ class PaperActors:
         """Says that its node goes down, and ends."""
         self.watches[actor].set_result(WorkerStatus(2, f"worker-{actor}", 4711, False, 0, leaving=True))
 
-    def die(self, actor: str) -> None:
-        self.watches[actor].set_exception(ray.exceptions.ActorDiedError())
+    def die(self, actor: str, why: str = "") -> None:
+        error = ray.exceptions.ActorDiedError()
+        error.error_msg = why or error.error_msg
+        self.watches[actor].set_exception(error)
 
 
 @pytest.fixture
@@ -63,6 +71,11 @@ def db(tmp_path: Path) -> Iterator[Database]:
     db = open_database(f"sqlite:///{tmp_path}/farm.db")
     yield db
     db.close()
+
+
+@pytest.fixture(autouse=True)
+def _every_look_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.cluster.dispatcher._SELDOM", 0.0)
 
 
 def dispatcher_of(tmp_path: Path, db: Database, actors: Any) -> Dispatcher:
@@ -166,3 +179,106 @@ def test_a_worker_that_starts_slowly_is_not_taken_for_a_frozen_one(
     for kept in dispatcher._posts.values():  # pyright: ignore[reportPrivateUsage]
         kept.end_if_silent(8.0)
     assert "gpu:B" in actors.killed
+
+
+def test_a_node_that_takes_its_workers_along_puts_no_blame_on_their_jobs(tmp_path: Path, db: Database):
+    """Ray may tell of the workers' deaths before it says that their node is gone."""
+    actors = PaperActors({"a": ["gpu:A", "gpu:B"]}, placed={"gpu:A", "gpu:B"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    ids: dict[str, str] = {}
+    for gpu in "AB":
+        workers.register(db, NewWorker(f"worker-gpu:{gpu}", "a", gpu, "GPU", 4711))
+        ids[gpu] = submit_one(db).id
+        assert leases.claim(db, f"worker-gpu:{gpu}", LANE) is not None
+        leases.start(db, ids[gpu], 1)
+    for _ in range(2):
+        dispatcher.look()
+    actors.die("gpu:A", "The actor died because its node has died. Node Id: 1")
+    actors.die("gpu:B", "The actor died unexpectedly before finishing this task.")
+    dispatcher.look()
+    assert [jobs.get(db, ids[gpu]).failures for gpu in "AB"] == [0, 1]
+
+
+def test_a_device_in_quarantine_is_manned_again_only_by_a_probe(
+    tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    clock = [1000.0]
+    monkeypatch.setattr(post, "steady_clock", lambda: clock[0])
+    workers.register(db, NewWorker("worker-gpu:A", "a", "A", "GPU", 4711))
+    actors = PaperActors({"a": ["gpu:A"]}, placed={"gpu:A"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    quarantines.put(db, "A", "it smells", "ann")
+    dispatcher.look()
+    assert actors.killed == ["gpu:A"], "it was idle"
+    actors.die("gpu:A")
+    for _ in range(3):
+        clock[0] += 60.0
+        dispatcher.look()
+    assert actors.employed == ["gpu:A"], "nobody comes after it"
+    quarantines.put(db, "A", "it smells", "ann", seconds=-1.0)  # its time is over
+    dispatcher.look()
+    assert actors.employed == ["gpu:A", "gpu:A on probation"]
+    # The probe takes the process down: that is an answer, too.
+    dispatcher.look()
+    actors.die("gpu:A")
+    dispatcher.look()
+    (still,) = quarantines.find(db)
+    assert (still.probes, still.last_probe) == (1, "the probe's process died")
+    clock[0] += 60.0
+    dispatcher.look()
+    assert len(actors.employed) == 2
+
+
+def test_a_worker_that_renders_is_not_ended_by_a_quarantine(tmp_path: Path, db: Database):
+    workers.register(db, NewWorker("worker-gpu:A", "a", "A", "GPU", 4711))
+    submit_one(db)
+    actors = PaperActors({"a": ["gpu:A"]}, placed={"gpu:A"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    assert leases.held(db, "worker-gpu:A"), "it was given the job"
+    quarantines.put(db, "A", "it smells", "ann")
+    dispatcher.look()
+    assert actors.killed == []
+
+
+def test_a_worker_that_hangs_is_ended_and_its_job_says_why(
+    tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """Where its own watchdog cannot: Python may be stuck in a call that lets no other thread run."""
+    workers.register(db, NewWorker("worker-gpu:A", "a", "A", "GPU", 4711))
+    job = submit_one(db).id
+    actors = PaperActors({"a": ["gpu:A"]}, placed={"gpu:A"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    leases.start(db, job, 1)
+    hung = Stalled(
+        job, 1, "worker-gpu:A", "a", "A", 4711, StageName.DECODE, 0, 0, datetime.now(UTC), 100.0, 60.0
+    )  # fmt: skip
+    monkeypatch.setattr("farm.cluster.dispatcher.leases.stalled", lambda *_: [hung])
+    dispatcher.look()
+    assert actors.killed == ["gpu:A"]
+    actors.die("gpu:A")
+    dispatcher.look()
+    (attempt,) = jobs.attempts(db, job)
+    assert attempt.cause == "no progress for 100 s in decode; 60 s are long enough"
+    assert jobs.get(db, job).failures == 1
+
+
+def test_a_node_that_is_to_restart_restarts_once(tmp_path: Path, db: Database):
+    actors = PaperActors({"a": ["gpu:A"]}, placed={"gpu:A"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    workers.register(db, NewWorker("worker-gpu:A", "a", "A", "GPU", 4711))
+    nodes.wish(db, "a", Wish.RESTART)
+    for _ in range(3):
+        dispatcher.look()
+    assert actors.killed == ["gpu:A"]
+    actors.die("gpu:A")
+    dispatcher.look()
+    workers.register(db, NewWorker("its successor", "a", "A", "GPU", 4712))
+    dispatcher.look()
+    (node,) = nodes.find(db)
+    assert node.wish is Wish.RUN

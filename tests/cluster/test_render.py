@@ -1,24 +1,27 @@
 """What becomes of one claim when the things around it fail: real database, encoder and store, no Ray."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from farm.cluster import render
+from farm.cluster import offering
 from farm.cluster.claim import Claim, steady_clock
+from farm.cluster.faults import classify
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.db import jobs, leases, submission, workers
 from farm.db.engine import Database, migrate, open_database
-from farm.domain.errors import DatabaseUnavailable, StorageUnavailable
-from farm.domain.job import Assignment, JobSpec, NewJob
+from farm.domain.errors import BrokenVideo, DatabaseUnavailable, StorageRefused, StorageUnavailable
+from farm.domain.job import Assignment, JobSpec, NewJob, Progress
 from farm.domain.states import JobState, Order, Outcome
 from farm.domain.worker import Beat, NewWorker
 from farm.ops.logging import start_log
 from farm.settings import Settings, load_settings
 from farm.storage.folder import FolderStore
+from model.errors import CorruptWeights
 from model.library import Library
 from tests.cluster.fake_model import DIGEST, Pipeline
 
@@ -60,6 +63,10 @@ class Workplace:
         assignment = leases.claim(self.db, worker, jobs.get(self.db, job).lane, ttl=self.settings.lease_ttl)
         assert assignment is not None
         return assignment
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        text = (self.settings.log_dir / "worker.log").read_text()
+        return [json.loads(line) for line in text.splitlines()]
 
     def render(self, claim: Claim) -> Result:
         result = self.renderer.render(claim)
@@ -124,38 +131,90 @@ def test_a_database_that_is_away_at_the_end_costs_no_second_render(
             raise faults.pop()
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(render.leases, "finish", finish)
+    monkeypatch.setattr(offering.leases, "finish", finish)
     job = place.submit()
     assert place.render(Claim(place.claim(job), 20.0)).ours
     assert len(renders) == 1
     assert jobs.get(place.db, job).state is JobState.SUCCEEDED
 
 
-def test_a_store_that_stays_away_gives_the_job_back_without_blame(
+def test_while_the_store_is_away_people_see_that_it_is_tried_again(place: Workplace):
+    claim = Claim(place.claim(place.submit()), 20.0)
+    seen: list[Progress] = []
+
+    def before() -> None:
+        seen.append(claim.progress)
+        if len(seen) < 3:
+            raise StorageUnavailable("the bucket is gone")
+
+    place.store.before = before
+    assert place.render(claim).ours
+    assert [(at.stage, at.k, at.n) for at in seen] == [("upload", 0, 0), ("upload", 1, 0), ("upload", 2, 0)]
+    waits = [line for line in place.log_lines() if line["event"] == "dependency_away"]
+    assert [(line["waiting_for"], line["error"]) for line in waits] == [("storage", "the bucket is gone")] * 2
+
+
+def test_a_store_that_refuses_this_worker_for_long_leaves_the_job_to_others(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ):
     def before() -> None:
-        raise StorageUnavailable("the bucket is gone")
+        raise StorageRefused("the key is wrong")
 
     place.store.before = before
-    monkeypatch.setattr(render, "_PATIENCE", 0.0)
+    monkeypatch.setattr(offering, "_REFUSED", 0.0)
     job = place.submit()
     assert place.render(Claim(place.claim(job), 20.0)).outcome is Outcome.DEPENDENCY
     after = jobs.get(place.db, job)
     assert (after.state, after.failures) == (JobState.QUEUED, 0)
-    assert jobs.attempts(place.db, job)[0].cause == "the bucket is gone"
+    assert jobs.attempts(place.db, job)[0].cause == "the key is wrong"
 
 
-def test_past_its_fence_a_worker_renders_no_more(place: Workplace):
+def test_cancel_ends_the_waiting_for_a_store(place: Workplace):
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0)
+
+    def before() -> None:
+        jobs.cancel(place.db, job)
+        claim.heed(Order.CANCEL)
+        raise StorageUnavailable("away")
+
+    place.store.before = before
+    assert place.render(claim).outcome is Outcome.CANCELLED
+    assert jobs.get(place.db, job).state is JobState.CANCELLED
+
+
+def test_past_its_fence_a_worker_renders_no_more(place: Workplace, renders: list[int]):
+    """It gives the job back without blame: it could not be renewed, and that was nobody's fault here."""
     now = [steady_clock()]
     job = place.submit()
     claim = Claim(place.claim(job), 20.0, clock=lambda: now[0])
     claim.report = lambda *_: now.__setitem__(0, now[0] + 19.0)  # type: ignore[method-assign]
     claim.renewed = lambda _: None  # type: ignore[method-assign]  # its renewals do not get through
+    assert place.render(claim).outcome is Outcome.LOST
+    after = jobs.get(place.db, job)
+    assert (after.state, after.failures) == (JobState.QUEUED, 0)
+    (attempt,) = jobs.attempts(place.db, job)
+    assert (attempt.outcome, attempt.cause) == (Outcome.DEPENDENCY, "its lease could not be renewed")
+
+
+def test_past_its_fence_it_takes_nothing_from_whoever_has_the_job_now(place: Workplace):
+    now = [steady_clock()]
+    job = place.submit()
+    claim = Claim(place.claim(job), 20.0, clock=lambda: now[0])
+
+    def report(*_: object) -> None:
+        if now[0] == before:
+            leases.lost(place.db, job, 1, "taken for dead")
+            place.claim(job, "there")
+        now[0] += 19.0
+
+    before = now[0]
+    claim.report = report  # type: ignore[method-assign]
+    claim.renewed = lambda _: None  # type: ignore[method-assign]
     result = place.render(claim)
     assert (result.outcome, result.ours) == (Outcome.LOST, False)
-    # It says nothing of the job: that is for the reaper.
-    assert jobs.get(place.db, job).state is JobState.RUNNING
+    after = jobs.get(place.db, job)
+    assert (after.state, after.epoch) == (JobState.LEASED, 2)
 
 
 def test_a_finished_video_is_offered_even_past_the_fence(place: Workplace):
@@ -188,6 +247,8 @@ def test_a_finished_video_of_a_job_that_somebody_else_has_changes_nothing(place:
     assert not result.ours
     after = jobs.get(place.db, job)
     assert (after.state, after.epoch, after.artifact) == (JobState.LEASED, 2, None)
+    (said,) = [line for line in place.log_lines() if line["event"] == "finished_too_late"]
+    assert (said["epoch"], said["discarded"]) == (1, f"videos/{job}/1/video.mp4")
     assert jobs.attempts(place.db, job)[0].outcome is Outcome.LOST
 
 
@@ -210,9 +271,62 @@ def test_weights_other_than_promised_are_refused(place: Workplace):
     assert error.code == "corrupt_weights"
 
 
+def test_a_database_that_is_away_at_the_beginning_is_waited_for(place: Workplace, monkeypatch: pytest.MonkeyPatch):
+    """A claim that was dropped would cost its job a lease, and blame."""
+    faults = [DatabaseUnavailable("away")]
+    real = leases.start
+
+    def start(*args: Any) -> bool:
+        if faults:
+            raise faults.pop()
+        return real(*args)
+
+    monkeypatch.setattr(leases, "start", start)
+    job = place.submit()
+    assert place.render(Claim(place.claim(job), 20.0)).ours
+    assert jobs.get(place.db, job).epoch == 1
+
+
 def test_a_void_claim_is_not_rendered(place: Workplace, renders: list[int]):
     job = place.submit()
     claim = Claim(place.claim(job), 20.0)
     leases.recall(place.db, job, 1)
     assert place.renderer.render(claim) is None
     assert not renders
+
+
+def test_what_does_not_fit_is_tried_again_with_a_smaller_plan(place: Workplace):
+    job = place.submit("large")
+    first = place.claim(job)
+    assert first.memory_plan == 0
+    assert place.render(Claim(first, 20.0)).outcome is Outcome.OUT_OF_MEMORY
+    second = place.claim(job)
+    assert second.memory_plan == 1
+    assert place.render(Claim(second, 20.0)).outcome is Outcome.SUCCEEDED
+    assert jobs.get(place.db, job).failures == 0, "nobody's fault"
+    loaded = [line["memory_plan"] for line in place.log_lines() if line["event"] == "model_loaded"]
+    assert loaded == [0, 1]
+    # What keeps less on the card renders the next job as well.
+    place.render(Claim(place.claim(place.submit()), 20.0))
+    assert len([line for line in place.log_lines() if line["event"] == "model_loaded"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "suspect"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), Outcome.DEVICE_FAULT, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Outcome.DEVICE_FAULT, True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), Outcome.DEVICE_FAULT, True),
+        (RuntimeError("NVRM: Xid 79, GPU has fallen off the bus"), Outcome.DEVICE_FAULT, True),
+        (BrokenVideo("video.mp4 is black from start to end"), Outcome.DEVICE_FAULT, True),
+        (RuntimeError("CUDA error: out of memory"), Outcome.OUT_OF_MEMORY, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), Outcome.OUT_OF_MEMORY, False),
+        (MemoryError(), Outcome.OUT_OF_MEMORY, False),
+        (KeyError("decimal"), Outcome.LOST, True),  # a word that only looks like one of the device's
+        (CorruptWeights("a", "b"), Outcome.USER_ERROR, False),
+        (StorageUnavailable("away"), Outcome.DEPENDENCY, False),
+    ],
+)
+def test_whose_fault_it_is(place: Workplace, error: Exception, outcome: Outcome, suspect: bool):
+    fault = classify(Claim(place.claim(place.submit()), 20.0), error)
+    assert (fault.outcome, fault.suspect) == (outcome, suspect)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from farm.cluster import ray_node
+from farm.cluster import processes, ray_node
 from farm.cluster.lock import FarmStatus
 from farm.cluster.processes import session_members, started
 from farm.cluster.supervisor import down, status, up
@@ -71,6 +71,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def _pid(farm: Up, name: str) -> int:
     return next((c.pid for c in farm.status().children if c.name == name), 0)
+
+
+def _of_ray(farm: Up, name: str) -> int:
+    return next(pid for pid in session_members(_pid(farm, "ray")) if processes.name(pid) == name)
 
 
 def _ready(settings: Settings) -> bool:
@@ -168,12 +172,30 @@ def test_a_killed_child_comes_back_and_the_farm_works_on(running: Up, name: str)
     farm.db.close()
 
 
-def test_when_ray_dies_the_job_in_hand_begins_anew_at_once(running: Up, tmp_path: Path):
+def test_when_the_gcs_dies_the_job_in_hand_goes_on(running: Up, tmp_path: Path):
+    """Ray's central process is started again beside its node, and the workers are the same as before."""
+    farm = running.farm()
+    (before,) = farm.wait_idle(1)
+    gate = tmp_path / "gate"
+    job = farm.submit(f"gate={gate}")
+    farm.wait_step(job)
+    os.kill(_of_ray(running, "gcs_server"), signal.SIGKILL)
+    until("it is started again", lambda: "the GCS died" in (running.settings.log_dir / "ray.out").read_text())
+    gate.touch()
+    assert farm.wait_final(job).epoch == 1
+    # What it knew is known again: the worker is found under its name, and gets the next job.
+    assert farm.wait_final(farm.submit("after the death of the GCS")).state is JobState.SUCCEEDED
+    assert [worker.id for worker in farm.wait_idle(1)] == [before.id]
+    farm.db.close()
+
+
+@pytest.mark.parametrize("name", ["ray", "raylet"])
+def test_when_ray_dies_the_job_in_hand_begins_anew_at_once(running: Up, tmp_path: Path, name: str):
     farm = running.farm()
     gate = tmp_path / "gate"
     job = farm.submit(f"gate={gate}")
     farm.wait_step(job)
-    os.kill(_pid(running, "ray"), signal.SIGKILL)
+    os.kill(_pid(running, "ray") if name == "ray" else _of_ray(running, name), signal.SIGKILL)
     until("the job is claimed again", lambda: farm.job(job).epoch == 2)
     gate.touch()
     assert farm.wait_final(job).state is JobState.SUCCEEDED

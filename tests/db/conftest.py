@@ -1,10 +1,10 @@
 """A real database per test, of each product in turn, and a clock that only the test moves."""
 
 import itertools
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,6 +13,7 @@ from farm.db import jobs, workers
 from farm.db.engine import Database, migrate, open_database
 from farm.domain.job import Artifact, JobSpec, NewJob
 from farm.domain.worker import NewWorker
+from tests.private_servers import Server
 
 
 @dataclass
@@ -41,37 +42,45 @@ Make = Callable[[], str]
 
 
 @pytest.fixture(scope="session")
-def new_database(product: str, request: pytest.FixtureRequest) -> Iterator[Callable[[bool], str]]:
-    """new_database(migrated) is the URL of a database of its own: migrating once is enough for all tests."""
-    if product == "sqlite":
-        folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("db")
-        migrate(f"sqlite:///{folder}/template.db")
-        template = (folder / "template.db").read_bytes()
-        numbers = itertools.count()
+def new_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], str]:
+    folder = tmp_path_factory.mktemp("db")
+    migrate(f"sqlite:///{folder}/template.db")
+    template = (folder / "template.db").read_bytes()
+    numbers = itertools.count()
 
-        def new_file(migrated: bool) -> str:
-            path = folder / f"{next(numbers)}" / "farm.db"
-            path.parent.mkdir()
-            if migrated:
-                path.write_bytes(template)
-            return f"sqlite:///{path}"
+    def make(migrated: bool) -> str:
+        path = folder / f"{next(numbers)}" / "farm.db"
+        path.parent.mkdir()
+        if migrated:
+            path.write_bytes(template)
+        return f"sqlite:///{path}"
 
-        yield new_file
-        return
-    server = request.getfixturevalue("postgres").server
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_in_server(postgres: Server) -> Iterator[Callable[[bool], str]]:
+    server = postgres.server
+    # Other folders of tests import this fixture and have their own of it, on the same server.
+    ours = secrets.token_hex(4)
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as people:
-        people.execute("CREATE DATABASE migrated")
-        migrate(server.url_of("migrated"))
-        names = (f"test{n}" for n in itertools.count())
+        people.execute(f"CREATE DATABASE migrated_{ours}")
+        migrate(server.url_of(f"migrated_{ours}"))
+        names = (f"test_{ours}_{n}" for n in itertools.count())
 
-        def new_in_server(migrated: bool) -> str:
+        def make(migrated: bool) -> str:
             name = next(names)
-            template = "migrated" if migrated else "template0"
+            template = f"migrated_{ours}" if migrated else "template0"
             people.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
             return server.url_of(name)
 
-        yield new_in_server
-        people.execute("DROP DATABASE migrated")
+        yield make
+
+
+@pytest.fixture
+def new_database(product: str, request: pytest.FixtureRequest) -> Callable[[bool], str]:
+    """new_database(migrated) is the URL of a database of its own: migrating once is enough for all tests."""
+    return request.getfixturevalue("new_file" if product == "sqlite" else "new_in_server")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from farm.db import jobs, leases
 from farm.domain.errors import DatabaseUnavailable
 from farm.domain.job import JobError
 from farm.domain.states import JobState, Outcome
+from farm.scheduling.quarantine import QuarantinePolicy
 from tests.db.conftest import LANE, new_job, register, submit_one, video
 
 
@@ -49,6 +50,16 @@ ENDS = {
     "finish": (lambda db, j: leases.finish(db, j, 1, video(j, 1), {}), True, JobState.SUCCEEDED),
     "fail": (lambda db, j: leases.fail(db, j, 1, Outcome.USER_ERROR, OOPS), JobState.FAILED, JobState.FAILED),
     "lost": (lambda db, j: leases.lost(db, j, 1, "died"), JobState.QUEUED, JobState.QUEUED),
+    "fault": (
+        lambda db, j: leases.fail(db, j, 1, Outcome.DEVICE_FAULT, OOPS, quarantine=QuarantinePolicy(faults=1)),
+        JobState.QUEUED,
+        JobState.QUEUED,
+    ),
+    "out_of_memory": (
+        lambda db, j: leases.fail(db, j, 1, Outcome.OUT_OF_MEMORY, OOPS),
+        JobState.QUEUED,
+        JobState.QUEUED,
+    ),
     "give_back": (lambda db, j: leases.give_back(db, j, 1, Outcome.DRAIN, "d"), True, JobState.QUEUED),
 }
 
@@ -79,6 +90,14 @@ def test_a_commit_that_did_not_happen_is_reported_and_may_be_repeated(db, commit
     assert jobs.get(db, job_id).state is JobState.LEASED
     assert do(db, job_id) == answer
     assert jobs.get(db, job_id).state is state
+
+
+def test_an_expanded_prompt_whose_answer_was_lost_is_read_again(db, commits):
+    job_id = leased(db)
+    leases.start(db, job_id, 1)
+    commits("lost")
+    assert leases.expand(db, job_id, 1, "a red kite, soaring")
+    assert jobs.get(db, job_id).expanded_prompt == "a red kite, soaring"
 
 
 def test_a_wish_to_cancel_that_was_obeyed_is_read_again_too(db, commits):

@@ -89,7 +89,7 @@ def test_jobs_that_a_worker_cannot_render_do_not_keep_it_from_another_lane(db):
     submit_one(db, digest="d1")
     wanted = submit_one(db, model="wan", digest="d3")
     worker = workers.find(db)[0]
-    assert {lane.model: lane.waiting for lane in lanes.lanes(db, worker.digests)} == {"demo-t2v": 0, "wan": 1}
+    assert {lane.model: lane.waiting for lane in lanes.lanes(db, worker.id)} == {"demo-t2v": 0, "wan": 1}
     assert {lane.model: lane.waiting for lane in lanes.lanes(db)} == {"demo-t2v": 1, "wan": 1}
     given = leases.claim(db, "w1", LANE.replace("demo-t2v", "wan"))
     assert given is not None

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from farm.db import events, jobs, lanes, leases, progress
+from farm.db import events, jobs, lanes, leases, nodes, progress
 from farm.db.tables import metadata
-from farm.domain.states import JobState
+from farm.domain.job import Dependency, JobError
+from farm.domain.states import JobState, Outcome
 from farm.domain.worker import Beat
 from tests.db.conftest import LANE, new_job, register
 
@@ -40,10 +41,11 @@ class Plan:
 def busy(db, clock):
     """Rows of every kind; no statistics, because the farm gathers none either."""
     register(db)
+    nodes.beat(db, "n1", "boot")
     jobs.submit(db, [new_job(f"p{i}", owner=f"o{i % 3}", batch=f"b{i % 5}") for i in range(60)])
     for owner in ("o0", "o1"):
         for _ in range(4):
-            given = leases.claim(db, "w1", LANE.replace("local", owner))
+            given = leases.claim(db, "w1", LANE.replace("local", owner), capacity=99)
             leases.start(db, given.job, given.epoch)
     clock.forward(31)
     return db
@@ -114,9 +116,52 @@ def _read(node: dict[str, Any], told: Plan) -> None:
 
 def test_claim(busy):
     with plans(busy) as told:
-        assert leases.claim(busy, "w1", LANE.replace("local", "o2"), models=["d1"])
+        assert leases.claim(busy, "w1", LANE.replace("local", "o2"), models=["d1"], capacity=99)
     assert told.by("jobs", "jobs_queue", "state", "lane"), told
-    assert "jobs" not in told.scanned, told
+    assert told.by("leases", "leases_worker", "worker"), told
+    assert told.by("workers", "key", "id"), told
+    assert not told.scanned & {"jobs", "leases"}, told
+
+
+def test_what_a_worker_holds(busy):
+    with plans(busy) as told:
+        assert leases.held(busy, "w1")
+    assert told.by("leases", "leases_worker", "worker"), told
+    assert not told.scanned, told
+
+
+def test_due(busy):
+    first = jobs.find(busy, limit=1, order="asc")[0][0]
+    waits = [new_job(f"w{n}", owner="o0", depends_on=(Dependency(first.id),)) for n in range(20)]
+    jobs.submit(busy, waits)
+    jobs.cancel(busy, first.id)
+    leases.lost(busy, first.id, 1, "died")
+    with plans(busy) as told:
+        leases.due(busy)
+    assert jobs.counts(busy)[JobState.CANCELLED] == 21
+    assert told.by("dependencies", "key", "job"), told
+    assert told.by("jobs", "key", "id"), told
+    assert any(table == "jobs" and "state" in columns for table, _, columns in told.searched), told
+    assert not told.scanned & {"jobs", "dependencies"}, told
+
+
+def test_a_fault_looks_at_the_faults_of_its_gpu(busy):
+    (job, epoch), *_ = leases.held(busy, "w1")
+    with plans(busy) as told:
+        assert leases.fail(busy, job, epoch, Outcome.DEVICE_FAULT, JobError("nan", "black frames"))
+    assert told.by("attempts", "attempts_faults", "gpu"), told
+    assert told.by("attempts", "key", "job"), told
+    assert not told.scanned & {"jobs", "leases", "attempts"}, told
+
+
+def test_stalls_are_looked_for_among_the_running_and_the_newest_videos(busy, clock):
+    clock.forward(10**5)
+    with plans(busy) as told:
+        assert leases.stalled(busy)
+    assert told.by("leases", "key", "job"), told
+    assert told.by("attempts", "key", "job", "epoch"), told
+    assert any(table == "jobs" and "state" in columns for table, _, columns in told.searched), told
+    assert not told.scanned & {"jobs", "leases", "attempts"}, told
 
 
 def test_reap(busy):
@@ -127,10 +172,10 @@ def test_reap(busy):
 
 
 def test_renew(busy):
-    given = leases.claim(busy, "w1", LANE.replace("local", "o2"))
+    given = leases.claim(busy, "w1", LANE.replace("local", "o2"), capacity=99)
     with plans(busy) as told:
         leases.renew(busy, [Beat("w1", given.job, given.epoch, None, (), "busy", None, 0)])
-    assert told.tables == {"leases", "jobs", "workers"}
+    assert told.tables == {"leases", "jobs", "workers", "nodes"}
     assert not told.scanned, told
     assert not told.ordered, told
 

@@ -75,6 +75,11 @@ def test_what_is_in_the_database_survives_the_migrations(tmp_path):
             " epoch, failures, created_at, updated_at) VALUES ('j', 'o', 'p', 'l', '{}', 'm', 'd', 'x', '{}', 0,"
             " 'running', 1, 0, '2026-01-01', '2026-01-01')"
         )
+        for epoch, end in ((1, "'lost', '2026-01-01'"), (2, "NULL, NULL")):
+            conn.exec_driver_sql(
+                "INSERT INTO attempts (job, epoch, worker, gpu, timings, claimed_at, started_at, outcome,"
+                f" finished_at) VALUES ('j', {epoch}, 'w', 'g', '{{}}', '2026-01-01', '2026-01-01', {end})"
+            )
         conn.exec_driver_sql(
             "INSERT INTO leases (job, epoch, worker, expires_at, stage, k, n)"
             " VALUES ('j', 1, 'w', '2026-01-01', 'denoise', 3, 4)"
@@ -84,6 +89,15 @@ def test_what_is_in_the_database_survives_the_migrations(tmp_path):
         assert conn.exec_driver_sql("SELECT job, stage, k FROM leases").fetchall() == [("j", "denoise", 3)]
         conn.exec_driver_sql("UPDATE leases SET stage = 'image'")
         assert conn.exec_driver_sql("SELECT available FROM workers").fetchall() == [(None,)]
+        (times,) = conn.exec_driver_sql("SELECT renewed_at, progress_at FROM leases").fetchall()
+        assert None not in times, "it is as if it had just been renewed: nobody is blamed for the upgrade"
+        with pytest.raises(IntegrityError, match="NOT NULL"):
+            conn.exec_driver_sql("UPDATE leases SET progress_at = NULL")
+        assert conn.exec_driver_sql("SELECT memory_plan, pardoned, avoid FROM jobs").fetchall() == [(0, 0, None)]
+        assert conn.exec_driver_sql("SELECT epoch, blamed FROM attempts ORDER BY epoch").fetchall() == [
+            (1, 1),
+            (2, 0),
+        ]
         with pytest.raises(IntegrityError, match="stage_known"):
             conn.exec_driver_sql("UPDATE leases SET stage = 'nonsense'")
     database.close()

@@ -5,13 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
-from farm.db import jobs, leases, workers
+from farm.db import jobs, leases, nodes, quarantines, workers
+from farm.db.dialect import farm_now
 from farm.db.engine import open_database
+from farm.db.leases import claiming
+from farm.db.tables import dependencies
 from farm.db.tables import jobs as job_rows
 from farm.db.tables import leases as lease_rows
-from farm.domain.states import JobState, Order, Wish
+from farm.db.tables import workers as worker_rows
+from farm.domain.job import Dependency
+from farm.domain.states import After, JobState, Order, Wish
 from farm.domain.worker import Beat
 from tests.db.conftest import LANE, register, submit_one, video
 from tests.private_servers import until
@@ -153,15 +158,16 @@ def test_two_dispatchers_never_starve_each_other(db, other, monkeypatch):
     if db.dialect == "sqlite":
         pytest.skip("its writers take turns")
     register(db)
+    register(db, "w2")
     ids = [submit_one(db).id for _ in range(2)]
-    real, meanwhile = leases.Assignment, []
+    real, meanwhile = claiming.Assignment, []
 
-    def before_the_commit(*said):
-        monkeypatch.setattr(leases, "Assignment", real)
-        meanwhile.append(leases.claim(other, "w1", LANE))
-        return real(*said)
+    def before_the_commit(**said):
+        monkeypatch.setattr(claiming, "Assignment", real)
+        meanwhile.append(leases.claim(other, "w2", LANE))
+        return real(**said)
 
-    monkeypatch.setattr(leases, "Assignment", before_the_commit)
+    monkeypatch.setattr(claiming, "Assignment", before_the_commit)
     given = leases.claim(db, "w1", LANE)
     assert given is not None
     assert [given.job, *(g and g.job for g in meanwhile)] == ids
@@ -176,3 +182,76 @@ def test_beats_of_one_worker_from_two_sides_do_not_lose_a_wish(db, other):
     assert beat.ends() is None
     (worker,) = workers.find(db)
     assert (worker.wish, worker.state) == (Wish.DRAIN, "idle")
+
+
+def test_two_claims_for_one_worker_count_each_others(db, other):
+    """Each alone would find room for one more."""
+    register(db)
+    for _ in range(2):
+        submit_one(db)
+    with db.write() as conn:
+        # The first claim, up to its lock of the worker; its lease comes while the second one waits.
+        conn.execute(select(worker_rows.c.gpu).where(worker_rows.c.id == "w1").with_for_update(key_share=True))
+        second = Act(lambda: leases.claim(other, "w1", LANE, capacity=1))
+        second.waits(db)
+        (job, _) = conn.execute(select(job_rows.c.id, job_rows.c.seq).order_by(job_rows.c.seq).limit(1)).one()
+        take(conn, job)
+        now = {"renewed_at": farm_now(), "progress_at": farm_now(), "expires_at": farm_now(30.0)}
+        conn.execute(insert(lease_rows).values(job=job, epoch=1, worker="w1", **now))
+    assert second.ends() is None
+
+
+def test_agents_and_people_may_name_a_new_node_at_the_same_time(db, other):
+    register(db)
+    with db.write() as conn:
+        conn.exec_driver_sql("INSERT INTO nodes (node) VALUES ('n1')")
+        beat = Act(lambda: nodes.beat(other, "n1", "boot"))
+        beat.waits(db)
+    assert beat.ends() is None
+    assert [node.agent_boot for node in nodes.find(db)] == ["boot"]
+
+
+def test_two_faults_may_set_a_gpu_aside_at_the_same_time(db, other):
+    register(db)
+    with db.write() as conn:
+        quarantines.put_within(conn, "gpu-w1", "n1", "faults", "faults", 900.0)
+        put = Act(lambda: quarantines.put(other, "gpu-w1", "fan is loud", "ann"))
+        put.waits(db)
+    assert put.ends().by == "ann"
+    assert [one.by for one in quarantines.find(db)] == ["ann"]
+
+
+def test_a_success_that_meets_due_is_seen_by_the_next_look(db, other):
+    register(db)
+    first = submit_one(db)
+    second = submit_one(db, depends_on=(Dependency(first.id),))
+    with db.write() as conn:
+        conn.execute(
+            update(job_rows).where(job_rows.c.id == first.id).values(state=JobState.FAILED, finished_at=farm_now())
+        )
+        look = Act(lambda: leases.due(other))
+    assert look.ends() == []
+    leases.due(db)
+    assert jobs.get(db, second.id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("act", ["lost", "claim", "cancel"])
+def test_a_job_that_a_new_one_is_about_to_wait_for_moves_on(db, other, act):
+    """Who accepts the new job holds its lane, which the end of the other one has to pay: a ring, if it waited."""
+    if db.dialect == "sqlite":
+        pytest.skip("its writers take turns")
+    register(db)
+    first = submit_one(db)
+    second = submit_one(db, hold=True)
+    if act == "lost":
+        assert leases.claim(db, "w1", LANE)
+    with db.write() as conn:
+        conn.execute(insert(dependencies).values(job=second.id, needs=first.id, mode=After.SUCCESS))
+        do = {
+            "lost": lambda: leases.lost(other, first.id, 1, "died"),
+            "claim": lambda: leases.claim(other, "w1", LANE),
+            "cancel": lambda: jobs.cancel(other, first.id),
+        }
+        answer = Act(do[act]).ends()
+    assert answer is not None, "passed over"
+    assert not isinstance(answer, Exception), answer

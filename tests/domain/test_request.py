@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import FIELDS
-from farm.domain.job import JobSpec, batch_row_key, seed_from_key
+from farm.domain.job import JobSpec, Requires, batch_row_key, seed_from_key
 from farm.domain.request import (
     BadRows,
     Models,
@@ -213,3 +213,106 @@ def test_every_bad_row_of_a_batch_is_reported_and_none_is_accepted() -> None:
         batch_jobs("night", ["a kite", "", {"prompt": "a", "steps": 99}, 7], MODELS)
     assert [row for row, _ in caught.value.rows] == [2, 3, 4]
     assert "nothing was submitted" in caught.value.message
+
+
+# -- when and where
+
+
+A, B = "job_aaaaaaaaaaaa", "job_bbbbbbbbbbbb"
+
+
+@pytest.mark.parametrize(
+    ("said", "needs"),
+    [
+        (None, []),
+        (A, [(A, "success")]),
+        (f"{A}, {B}", [(A, "success"), (B, "success")]),
+        ([A, {"job": B, "after": "any"}], [(A, "success"), (B, "any")]),
+        ({"job": "aaaaaa"}, [("aaaaaa", "success")]),
+    ],
+)
+def test_a_job_may_wait_for_others(said: Any, needs: list[tuple[str, str]]) -> None:
+    job = new_job({"prompt": "a kite", "depends_on": said}, MODELS)
+    assert [(one.needs, one.after) for one in job.depends_on] == needs
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ([7], "ids of jobs"),
+        ("the last one", "ids of jobs"),
+        ([{"job": A, "after": "dawn"}], '"success" or "any"'),
+        ([{"job": A, "after": ["any"]}], '"success" or "any"'),
+        ([{"job": A, "if": "any"}], '"success" or "any"'),
+        ([A] * 65, "at most 64"),
+        ("row:2", "row of a batch"),
+        ("key:k", "ids of jobs"),
+    ],
+)
+def test_what_is_no_job_to_wait_for_is_refused(said: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        new_job({"prompt": "a kite", "depends_on": said}, MODELS)
+    assert caught.value.field == "depends_on"
+    assert caught.value.next
+
+
+def test_a_row_may_wait_for_another_row_by_its_number() -> None:
+    rows = ["a kite", {"prompt": "a boat", "depends_on": ["row:1", A]}, {"prompt": "last", "depends_on": "row:2"}]
+    kite, boat, last = batch_jobs("b", rows, MODELS)
+    assert [one.needs for one in boat.depends_on] == [f"key:{kite.idempotency_key}", A]
+    assert [one.needs for one in last.depends_on] == [f"key:{boat.idempotency_key}"]
+
+
+def test_rows_in_a_ring_or_without_their_row_are_all_named() -> None:
+    rows = [
+        {"prompt": "a", "depends_on": "row:2"},
+        {"prompt": "b", "depends_on": "row:1"},
+        {"prompt": "c", "depends_on": "row:3"},
+        {"prompt": "d", "depends_on": "row:9"},
+        {"prompt": "e", "depends_on": "row:1"},
+    ]
+    with pytest.raises(BadRows) as caught:
+        batch_jobs("b", rows, MODELS)
+    assert [row for row, _ in caught.value.rows] == [1, 2, 3, 4]
+    assert ["ring" in error.message for _, error in caught.value.rows] == [True, True, False, False]
+    assert "no row 9" in caught.value.rows[3][1].message
+
+
+@pytest.mark.parametrize(
+    ("said", "requires"),
+    [
+        ({}, None),
+        ({"tags": ["b", "a", "a"]}, Requires(tags=("a", "b"))),
+        ({"tags": "a"}, Requires(tags=("a",))),
+        ({"pool": "film", "gpus": 2}, Requires(pool="film", gpus=2)),
+        ({"memory": "40GB"}, Requires(memory=40 * 10**9)),
+        ({"memory": "1.5 GiB"}, Requires(memory=3 * 2**29)),
+        ({"memory": 10**10}, Requires(memory=10**10)),
+    ],
+)
+def test_a_job_may_require_a_kind_of_worker(said: Any, requires: Requires | None) -> None:
+    assert new_job({"prompt": "a kite", "requires": said}, MODELS).requires == requires
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a100",
+        {"colour": "red"},
+        {"tags": 7},
+        {"tags": [""]},
+        {"tags": ["a"] * 17},
+        {"pool": ["film"]},
+        {"memory": "lots"},
+        {"memory": "-4GB"},
+        {"memory": "4 parsecs"},
+        {"memory": True},
+        {"gpus": 0},
+        {"gpus": 1.5},
+    ],
+)
+def test_what_no_worker_can_have_is_refused(said: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        new_job({"prompt": "a kite", "requires": said}, MODELS)
+    assert caught.value.field == "requires"
+    assert caught.value.next

@@ -1,11 +1,13 @@
 """A worker played by a test: it takes real leases and publishes real videos, one step at a time."""
 
+import asyncio
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +33,12 @@ def until(what: Callable[[], T], seconds: float = 20.0) -> T:
             return found
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+def in_a_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What it returns. On a thread: a browser that is open in this process keeps a loop of its own running."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def ball(t: float, size: int = 96, colour: tuple[int, int, int] = (220, 40, 50)) -> np.ndarray:

@@ -122,12 +122,14 @@ def test_a_completion_whose_answer_was_lost_is_a_success(s3, big, monkeypatch):
     assert read(s3, "v.mp4") == data
 
 
-def test_unfinished_uploads_are_swept_once_they_are_old(s3, people):
+def test_unfinished_uploads_of_this_store_are_found_and_given_up(s3, people):
     name = s3._name("videos/j/1/v.mp4")
     for key in (name, "elsewhere/v.mp4"):
-        people.create_multipart_upload(Bucket="farm", Key=key)
-    assert s3.sweep_unfinished() == 0, "it may still be at work"
-    assert s3.sweep_unfinished(older_than=-60) == 1
+        upload = people.create_multipart_upload(Bucket="farm", Key=key)["UploadId"]
+        people.upload_part(Bucket="farm", Key=key, UploadId=upload, PartNumber=1, Body=b"half")
+    (found,) = s3.unfinished()
+    assert (found.name.startswith("videos/j/1/v.mp4"), found.bytes) == (True, 4)
+    s3.give_up([found, found])
     assert unfinished(people) == ["elsewhere/v.mp4"], "below another prefix: not ours"
     for upload in people.list_multipart_uploads(Bucket="farm")["Uploads"]:
         people.abort_multipart_upload(Bucket="farm", Key=upload["Key"], UploadId=upload["UploadId"])
@@ -237,7 +239,7 @@ ACTS = {
     "size": lambda store, path: store.size("v.mp4"),
     "list": lambda store, path: list(store.list("")),
     "delete": lambda store, path: store.delete(["v.mp4"]),
-    "sweep": lambda store, path: store.sweep_unfinished(),
+    "sweep": lambda store, path: list(store.unfinished()),
 }
 
 
@@ -330,4 +332,4 @@ def go_on(server, path, data):
     assert read(store, "before.mp4") == data, "what put returned from is still there"
     store.put("v.mp4", path, sha(data))
     assert read(store, "v.mp4") == data
-    assert store.sweep_unfinished(older_than=-60) == 1
+    assert len(list(store.unfinished())) == 1

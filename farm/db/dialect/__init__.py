@@ -1,6 +1,7 @@
 """Everything in which one database differs from another. No file outside this folder names a database product.
 
-`types` has what tables and statements are written with; `sqlite` and `postgres` have connections and errors.
+`types` and `documents` have what tables and statements are written with; `sqlite` and `postgres` have
+connections and errors.
 """
 
 from collections.abc import Callable, Generator
@@ -14,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from farm.db.dialect import postgres, sqlite
+from farm.db.dialect.documents import all_in, has_value
 from farm.db.dialect.types import (
     HALF_EMPTY,
     NEVER_REUSED,
@@ -29,9 +31,9 @@ from farm.domain.address import shown
 from farm.domain.errors import FarmError, FolderUnusable
 
 __all__ = [
-    "HALF_EMPTY", "NEVER_REUSED", "JobId", "Options", "RowNumber", "UtcTime", "begin", "connect", "event_number",
-    "farm_now", "forget_foreign_events", "hear_pokes", "lock_schema", "only_where", "passes_pokes", "poke",
-    "settled_events", "translate",
+    "HALF_EMPTY", "NEVER_REUSED", "JobId", "Options", "RowNumber", "UtcTime", "all_in", "begin", "connect",
+    "event_number", "farm_now", "forget_foreign_events", "has_value", "hear_pokes", "lock_schema", "only_where",
+    "passes_pokes", "poke", "settled_events", "translate",
 ]  # fmt: skip
 
 _PRODUCTS: dict[str, ModuleType] = {"sqlite": sqlite, "postgresql": postgres, "postgres": postgres}

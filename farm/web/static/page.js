@@ -3,10 +3,12 @@
 import { fill, sortRows } from "./fill.js";
 import { firstFrame } from "./image.js";
 import { fit, watchVideos } from "./screens.js";
+import { choosing, workersView } from "./workers.js";
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const live = () => $("#live");
+const words = JSON.parse($("#words").textContent);
 
 // -- the stream ---------------------------------------------------------------------------------------------
 
@@ -25,14 +27,15 @@ function listen() {
   const source = new EventSource(`/api/events?after=${cursor}`);
   source.onopen = () => take("link", { state: "live" });
   source.onerror = () => take("link", { state: "reconnecting" });
-  for (const kind of ["job", "progress", "preview", "worker", "reset"])
+  for (const kind of ["job", "progress", "preview", "worker", "node", "gpu", "health", "reset"])
     source.addEventListener(kind, (event) => take(kind, JSON.parse(event.data)));
 }
 
 function take(kind, data) {
   if (kind === "link") return showLink(data.state);
   if (kind === "reset") return redraw();
-  if (kind === "worker") return soon("workers", redrawWorkers);
+  if (kind === "health") return showOutage(data.says);
+  if (["worker", "node", "gpu"].includes(kind)) return soon("workers", redrawWorkers);
   if (kind === "job") return takeJob(data);
   for (const element of elementsOf(data.id)) {
     if (kind === "progress") fill(element, { state: "running", live: data });
@@ -118,11 +121,19 @@ function showCounts(counts) {
   }
 }
 
+/** What is away, what that means, and that nothing is lost by it. */
+function showOutage(says) {
+  const box = $("#outage");
+  if (box.textContent !== says) box.textContent = says;
+  box.hidden = !says;
+}
+
 function showLink(state) {
   const link = $("#link");
   if (link.dataset.state === "reconnecting" && state === "live" && !window.SharedWorker) redraw();
+  if (link.dataset.state === "reconnecting" && state === "live") showOutage("");
   link.dataset.state = state;
-  $("span", link).textContent = { live: "live", connecting: "connecting", reconnecting: "reconnecting" }[state];
+  $("span", link).textContent = words.t[state];
 }
 
 // -- drawing again ------------------------------------------------------------------------------------------
@@ -145,6 +156,7 @@ async function redraw(address = location.href) {
     const fresh = await fetchPage(address);
     const part = $("#live", fresh);
     if (!part) return location.assign(address);
+    if (choosing()) return void setTimeout(() => redraw(address), 500); // opened while the page was on its way
     const focused = document.activeElement?.id;
     live().replaceWith(document.importNode(part, true));
     document.title = fresh.title;
@@ -156,6 +168,7 @@ async function redraw(address = location.href) {
 }
 
 async function redrawWorkers() {
+  if (live()?.classList.contains("workers-view")) return choosing() ? setTimeout(redrawWorkers, 500) : redraw();
   if (!$("#workers")) return;
   try {
     const fresh = await fetchPage();
@@ -372,7 +385,10 @@ function ready() {
   }
 }
 
-setInterval(() => $$("time[datetime]").forEach((time) => fill.time(time)), 5000);
+setInterval(() => $$("time[datetime]:not([data-exact])").forEach((time) => fill.time(time)), 5000);
+// Heartbeats and memory are no news of their own.
+setInterval(() => $(".workers-view") && !document.hidden && redrawWorkers(), 10000);
+workersView({ post, redraw, toast, said });
 addEventListener("resize", () => fit(document));
 composer();
 navigation();

@@ -3,7 +3,8 @@
 // Cursors are BigInt: those of a busy database server grow beyond what a Number counts exactly.
 
 const KEPT = 1000;
-const KINDS = ["job", "progress", "preview", "worker", "batch", "reset"];
+const OUTBOX = ["job", "worker", "node", "gpu", "batch", "reset"];
+const KINDS = [...OUTBOX, "progress", "preview", "health"];
 const ports = new Set();
 const recent = []; // messages with a cursor, oldest first
 const latest = new Map(); // newest progress and preview of each job
@@ -29,7 +30,10 @@ function welcome(port, cursor) {
 
 function open(cursor) {
   source = new EventSource(`/api/events?after=${cursor}`);
-  source.onopen = () => link("live");
+  source.onopen = () => {
+    latest.delete("health farm"); // a farm that lacks something says so at once
+    link("live");
+  };
   source.onerror = () => {
     link("reconnecting");
     // A refused stream is not tried again by the browser itself.
@@ -40,7 +44,7 @@ function open(cursor) {
 
 function take(kind, event) {
   const data = JSON.parse(event.data);
-  const outbox = kind === "job" || kind === "worker" || kind === "batch" || kind === "reset";
+  const outbox = OUTBOX.includes(kind);
   if (kind === "reset") {
     // What was told before belongs to another time; whoever comes now draws afresh.
     recent.length = 0;
