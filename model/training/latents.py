@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.demo import captions, world
-from model.demo.tokenizer import PAD, tokenize
+from model.demo.tokenizer import PAD, TRAINING_IDS, tokenize
 from model.training.run import Log
 from model.training.setup import CLIPS, TEXT_TO_VIDEO, VAE, Clips
 from model.training.vae import channels_last
@@ -28,7 +28,7 @@ def load_vae(path: Path, device: torch.device) -> WanVAE:
 
 def token_rows(scene: world.Scene, rng: random.Random) -> list[list[int]]:
     length = TEXT_TO_VIDEO.text_len
-    rows = [tokenize(captions.caption(scene, rng), length).ids for _ in range(CAPTIONS)]
+    rows = [tokenize(captions.caption(scene, rng), length, TRAINING_IDS).ids for _ in range(CAPTIONS)]
     return [row + [PAD] * (length - len(row)) for row in rows]
 
 

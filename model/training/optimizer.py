@@ -13,7 +13,7 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, lr: float, muon: bool, weight_decay: float = 0.01) -> None:
-        named = dict(model.named_parameters())
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         inner = {n for n, p in named.items() if muon and p.ndim == 2 and ".blocks." in f".{n}"}
         rest = [p for n, p in named.items() if n not in inner]
         fused = next(iter(named.values())).is_cuda

@@ -50,7 +50,7 @@ def main() -> None:
     resumed = resume(sparse, path)
     if not resumed:
         sparse.load_state_dict(dense.state_dict())
-    sparse.to(device)
+    sparse.to(device).text_encoder.requires_grad_(False)  # one for all models
     pool = Pool(args.out / "pool-whole.safetensors", args.task == "i2v", device)
     log = Log(args.out / "sparse.jsonl")
     log(stage="sparse", task=args.task, resumed=resumed, seed=args.seed, seconds=args.seconds, lr=args.lr,

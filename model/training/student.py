@@ -93,7 +93,7 @@ def main() -> None:
     resumed = resume(student, path)
     if not resumed:
         student.load_state_dict(teacher.state_dict())
-    student.to(device)
+    student.to(device).text_encoder.requires_grad_(False)  # one for all models
     pool = Pool(args.out / "pool-whole.safetensors", args.task == "i2v", device)
     log = Log(args.out / "student.jsonl")
     log(stage="student", task=args.task, resumed=resumed, seed=args.seed, seconds=args.seconds, lr=args.lr,

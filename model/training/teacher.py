@@ -54,6 +54,8 @@ def main() -> None:
     elif not resumed and args.init:
         resume(model, args.init)
     model.to(device)
+    if args.task == "i2v":
+        model.text_encoder.requires_grad_(False)  # text-to-video's: both models read with it
     pool = Pool(args.out / f"pool-{args.clips}.safetensors", args.task == "i2v", device)
     log = Log(args.out / "teacher.jsonl")
     log(stage="teacher", task=args.task, clips=args.clips, resumed=resumed, init=str(args.init), seed=args.seed,
