@@ -197,6 +197,27 @@ def test_an_image_that_is_sent_again_while_it_is_swept_is_there_afterwards(
     assert store.size(images.thumbnail_key(red)) == len(b"small")
 
 
+def test_an_image_that_a_job_is_about_to_name_is_spared(tmp_path, db, clock):
+    """The wish was checked before the image would have gone, and becomes a job afterwards."""
+    store = FolderStore(tmp_path / "store")
+    red, png = kept(store)
+    long_ago = (clock.time - timedelta(days=2)).timestamp()
+    for path in (store.root / "images").iterdir():
+        os.utime(path, (long_ago, long_ago))
+
+    found: list[bytes | None] = []
+
+    class Race(Remains):
+        def unnamed(self, digests):
+            said = super().unnamed(digests)
+            found.append(images.reserve(store, red))
+            return said
+
+    collector.sweep(store, Race(db, 7 * DAY, DAY), clock.time, DAY)
+    assert found[0] is not None
+    assert images.fetch(store, red) == png
+
+
 # -- what was never finished
 
 
