@@ -85,7 +85,10 @@ def sweep(store: Store, register: Register, now: datetime, spare: float, dry_run
                     gone.append(file.key)
         if not dry_run:
             store.delete(gone)
-    _sweep_images(store, register, before, freed["images"], dry_run)
+    # With videos that this database does not know the store is another's too, or older than a restored backup:
+    # whether those jobs name an image nobody here can tell.
+    if not unknown.objects:
+        _sweep_images(store, register, before, freed["images"], dry_run)
     # In a bucket or a folder that others use too, theirs are none of our business.
     broken = [u for u in store.unfinished() if u.begun < before and u.name.startswith(_OURS)]
     for upload in broken:

@@ -197,6 +197,15 @@ def test_an_image_that_is_sent_again_while_it_is_swept_is_there_afterwards(
     assert store.size(images.thumbnail_key(red)) == len(b"small")
 
 
+def test_where_jobs_are_unknown_their_images_may_be_too(store, clock, sweep):
+    """The database of another farm, or of the day before yesterday."""
+    red, png = kept(store)
+    store.put_bytes("videos/job_ofanotherone/1/video.mp4", b"x")
+    clock.forward(30 * DAY)
+    assert freed(sweep()) == {}
+    assert images.fetch(store, red) == png
+
+
 def test_an_image_that_a_job_is_about_to_name_is_spared(tmp_path, db, clock):
     """The wish was checked before the image would have gone, and becomes a job afterwards."""
     store = FolderStore(tmp_path / "store")
