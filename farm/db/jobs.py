@@ -216,8 +216,10 @@ def _take(
     """`to_wait`: the arrow of a job that still waits for others, where `arrow` would queue it."""
     with db.write() as conn:
         job_id = _held_still(conn, job_id)
-        if arrow.target is JobState.QUEUED:
-            wake_lane(conn, _read(conn, job_id).lane)
+        job = _read(conn, job_id)
+        # Not for a job that stays where it is: `due` locks a lane before its scheduled jobs, we the job first.
+        if arrow.target is JobState.QUEUED and job.state in arrow.sources:
+            wake_lane(conn, job.lane)
         if to_wait is None:
             taken = move(conn, arrow, jobs.c.id == job_id, **values)
         else:

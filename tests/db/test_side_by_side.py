@@ -17,6 +17,7 @@ from farm.db.tables import jobs as job_rows
 from farm.db.tables import lanes as lane_rows
 from farm.db.tables import leases as lease_rows
 from farm.db.tables import workers as worker_rows
+from farm.domain.errors import StateConflict
 from farm.domain.job import Dependency
 from farm.domain.states import After, JobState, Order, Wish
 from farm.domain.worker import Beat
@@ -273,6 +274,19 @@ def test_a_success_that_meets_due_is_seen_by_the_next_look(db, other):
     assert look.ends() == []
     leases.due(db)
     assert jobs.get(db, second.id).state is JobState.CANCELLED
+
+
+def test_a_release_that_comes_too_early_and_due_never_wait_in_a_ring(db, other, clock):
+    """Who queues scheduled jobs holds their lane before them; a release holds the job first."""
+    submit_one(db, project="of somebody busy")
+    job = submit_one(db, not_before=clock() + timedelta(seconds=60))
+    with db.write() as conn:
+        conn.execute(update(lane_rows).where(lane_rows.c.id == LANE).values(virtual_time=-1.0))
+        release = Act(lambda: jobs.release(other, job.id))
+        release.waits(db)
+        conn.execute(update(job_rows).where(job_rows.c.id == job.id).values(state=JobState.QUEUED))
+    assert isinstance(release.ends(), StateConflict)
+    assert jobs.get(db, job.id).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("act", ["lost", "claim", "cancel"])
