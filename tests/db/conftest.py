@@ -38,6 +38,7 @@ def product(request: pytest.FixtureRequest) -> str:
 
 
 Make = Callable[[], str]
+_numbers = itertools.count()  # other folders use these fixtures too, on the same server
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +60,14 @@ def new_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], str]:
 
 @pytest.fixture(scope="session")
 def new_in_server(postgres: Server) -> Iterator[Callable[[bool], str]]:
-    server = postgres.server
+    server, migrated_one = postgres.server, f"migrated{next(_numbers)}"
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as people:
-        people.execute("CREATE DATABASE migrated")
-        migrate(server.url_of("migrated"))
-        names = (f"test{n}" for n in itertools.count())
+        people.execute(f"CREATE DATABASE {migrated_one}")
+        migrate(server.url_of(migrated_one))
 
         def make(migrated: bool) -> str:
-            name = next(names)
-            template = "migrated" if migrated else "template0"
+            name = f"test{next(_numbers)}"
+            template = migrated_one if migrated else "template0"
             people.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
             return server.url_of(name)
 
