@@ -28,6 +28,7 @@ _BELOW_RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # as their comman
 _PAUSE = (2.0, 5.0)  # seconds between two faults
 _FREEZES = (1.0, 5.0, 12.0, 25.0)  # seconds: a hiccup, within a lease, past it, past all patience
 _KILLS = 0.7  # of all faults
+_STANDS_UP = 45.0  # seconds that a farm without any worker is left in peace
 _RETURN = 60.0  # seconds in which a successor is looked for
 
 
@@ -51,7 +52,7 @@ class Killer:
         self._dice = random.Random(seed)
         self._say = say
         self._frozen: dict[int, threading.Timer] = {}
-        self._began = time.monotonic()
+        self._began = self._hit_at = time.monotonic()
 
     def run(self, seconds: float, over: threading.Event) -> None:
         end = time.monotonic() + seconds
@@ -79,6 +80,7 @@ class Killer:
         if kind is Kind.FREEZE:
             record.seconds = self._dice.choice(_FREEZES)
         self._journal.fault(record)
+        self._hit_at = time.monotonic()
         for pid in target.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if kind is Kind.KILL else signal.SIGSTOP)
@@ -99,7 +101,11 @@ class Killer:
     # -- who is there ------------------------------------------------------------------------------
 
     def _choose(self) -> Target | None:
-        there = [target for target in self.targets() if not any(pid in self._frozen for pid in target.pids)]
+        everybody = self.targets()
+        works = any(target.name == "worker" for target in everybody)
+        if not works and time.monotonic() - self._hit_at < _STANDS_UP:
+            return None  # a farm that is never let up proves nothing
+        there = [target for target in everybody if not any(pid in self._frozen for pid in target.pids)]
         names = sorted({target.name for target in there})
         if not names:
             return None

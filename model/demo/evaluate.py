@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.demo import probe, world
+from model.demo import captions, probe, world
 from model.events import Frames, RenderSpec
 from model.pipeline import Pipeline
 from model.training.sheets import save_sheet
@@ -40,7 +40,7 @@ def held_out_trials(count: int, seed: int = 0) -> list[Trial]:
     trials = []
     for i in range(count):
         scene = world.random_scene(rng, held=True)
-        prompt = world.caption(scene, rng, language=("en", "zh")[i % 2], full=True)
+        prompt = captions.caption(scene, rng, language=("en", "zh")[i % 2], full=True)
         trials.append(Trial(scene, prompt, 1000 * seed + i))
     return trials
 

@@ -1,6 +1,7 @@
 """The demo model's tokenizer: lower-case English words and single Chinese characters of its small world."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.errors import PromptTooLong
@@ -23,6 +24,9 @@ CHARACTERS = (
 )
 PAD, UNKNOWN, START = 0, 1, 2
 _IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS)], start=3)}
+# What the next weights learn beside it, several objects at once: known to training, not yet to users.
+_MORE = ["two", "three", "circles", "balls", "discs", "squares", "boxes", "triangles", "stars", "rings", "donuts"]
+TRAINING_IDS = _IDS | {w: i for i, w in enumerate([*_MORE, *"两二和与同时"], start=3 + len(_IDS))}
 VOCABULARY_SIZE = 256  # room to grow without changing the weights' shape
 
 _TOKEN = re.compile(r"[a-z]+|[0-9]|[\u3400-\u9fff]|[^\W\d_]")
@@ -36,7 +40,7 @@ class Tokens:
     unknown: tuple[str, ...]
 
 
-def tokenize(prompt: str, max_tokens: int) -> Tokens:
+def tokenize(prompt: str, max_tokens: int, ids: Mapping[str, int] = _IDS) -> Tokens:
     """Split a prompt. Raises PromptTooLong where it has more than max_tokens - 1 words and characters."""
     words = _TOKEN.findall(prompt.lower())
     if len(words) > max_tokens - 1:
@@ -45,6 +49,6 @@ def tokenize(prompt: str, max_tokens: int) -> Tokens:
             "say it with fewer words, such as: a red circle moving right on a white background",
         )
     return Tokens(
-        [START, *(_IDS.get(w, UNKNOWN) for w in words)],
-        tuple(dict.fromkeys(w for w in words if w not in _IDS)),
+        [START, *(ids.get(w, UNKNOWN) for w in words)],
+        tuple(dict.fromkeys(w for w in words if w not in ids)),
     )

@@ -1,9 +1,10 @@
-"""The demo model's world: a coloured shape moving on a plain background, and the captions that describe it."""
+"""The demo model's world: coloured shapes moving on a plain background (captions: model.demo.captions)."""
 
 import hashlib
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class Scene:
     x: float  # where the shape's centre is in the middle of the clip
     y: float
     travel: float
+    count: int = 1  # of the same shape, side by side across the motion
+    second: "Scene | None" = None  # another object in the other half of the frame; its background is this one's
 
     @property
     def combination(self) -> tuple[str, str, str]:
@@ -57,13 +60,8 @@ def held_out(shape: str, colour: str, motion: str) -> bool:
 
 
 def random_scene(rng: random.Random, held: bool | None = None) -> Scene:
-    """A scene; with `held`, one whose combination is (True) or is not (False) held out from training."""
-    while True:
-        shape, colour, motion = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(MOTIONS)
-        if motion == "spinning" and shape in _ROUND:
-            continue
-        if held is None or held_out(shape, colour, motion) == held:
-            break
+    """A scene of one object; with `held`, of a combination held out from training (True) or not (False)."""
+    shape, colour, motion = _combination(rng, held, MOTIONS)
     size = rng.choice(SIZES)
     radius = rng.uniform(0.14, 0.17) if size == "small" else rng.uniform(0.22, 0.27)
     travel = rng.uniform(0.34, 0.46)
@@ -78,6 +76,68 @@ def random_scene(rng: random.Random, held: bool | None = None) -> Scene:
     )  # fmt: skip
 
 
+def random_group(rng: random.Random, held: bool | None = None) -> Scene:
+    """Two or three of the same."""
+    scene = random_scene(rng, held)
+    count = rng.choice((2, 3))
+    radius = rng.uniform(0.09, 0.11)
+    dx, dy = DIRECTION.get(scene.motion, (0.0, 0.0))
+    loose = rng.uniform(-0.1, 0.1)
+    return replace(
+        scene, count=count, size="small", radius=radius,
+        x=0.5 if not dy else 0.5 + loose * 0.3, y=0.5 + loose if not dx else 0.5,
+    )  # fmt: skip
+
+
+def random_pair(rng: random.Random, held: bool | None = None) -> Scene:
+    """Two different objects, each in its half of the frame."""
+    stacked = rng.random() < 0.5
+    motions = tuple(m for m in MOTIONS if m not in (("up", "down") if stacked else ("left", "right")))
+    first, second = (_half(rng, held, motions, stacked, at) for at in (0.27, 0.73))
+    while (second.shape, second.colour) == (first.shape, first.colour):
+        second = _half(rng, held, motions, stacked, 0.73)
+    return replace(first, second=replace(second, background=first.background))
+
+
+def any_scene(rng: random.Random, held: bool | None = None) -> Scene:
+    """As training sees them: mostly one object."""
+    kind = rng.random()
+    if kind < 0.8:
+        return random_scene(rng, held)
+    return random_group(rng, held) if kind < 0.9 else random_pair(rng, held)
+
+
+def _half(rng: random.Random, held: bool | None, motions: Sequence[str], stacked: bool, at: float) -> Scene:
+    shape, colour, motion = _combination(rng, held, motions)
+    travel, along = rng.uniform(0.34, 0.46), rng.uniform(-0.12, 0.12)
+    return Scene(
+        shape=shape, colour=colour, motion=motion, size="small", radius=rng.uniform(0.12, 0.15), travel=travel,
+        background=rng.choice(list(BACKGROUNDS)),
+        x=0.5 + along if stacked else at, y=at if stacked else 0.5 + along,
+    )  # fmt: skip
+
+
+def _combination(rng: random.Random, held: bool | None, motions: Sequence[str]) -> tuple[str, str, str]:
+    while True:
+        shape, colour, motion = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(motions)
+        if motion == "spinning" and shape in _ROUND:
+            continue
+        if held is None or held_out(shape, colour, motion) == held:
+            return shape, colour, motion
+
+
+def objects(scene: Scene) -> list[Scene]:
+    """The scene's objects as scenes of one object each, in the order in which they are drawn."""
+    if scene.second is not None:
+        return [*objects(replace(scene, second=None)), scene.second]
+    places = {1: (0.0,), 2: (-0.22, 0.22), 3: (-0.3, 0.0, 0.3)}[scene.count]
+    across = scene.motion in ("left", "right")  # side by side across the way they go
+    return [
+        replace(scene, count=1, x=scene.x + (0.0 if across else at), y=scene.y + (at if across else 0.0))
+        for at in places
+    ]
+
+
 def draw(scenes: list[Scene], frames: int, side: int, device: torch.device | str = "cpu") -> Tensor:
     """Clips of the scenes: [b, 3, frames, side, side] float32 in [-1, 1]."""
     return draw_with_mask(scenes, frames, side, device)[0]
@@ -86,7 +146,27 @@ def draw(scenes: list[Scene], frames: int, side: int, device: torch.device | str
 def draw_with_mask(
     scenes: list[Scene], frames: int, side: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Clips as `draw` gives them, and the shape's coverage of each pixel: [b, 1, frames, side, side]."""
+    """Clips as `draw` gives them, and the objects' coverage of each pixel: [b, 1, frames, side, side]."""
+    video = _rgb([s.background for s in scenes], BACKGROUNDS, device).expand(-1, -1, frames, side, side).clone()
+    mask = torch.zeros(len(scenes), 1, frames, side, side, device=device)
+    layers = [objects(s) for s in scenes]
+    for depth in range(max(map(len, layers))):
+        rows = [i for i, layer in enumerate(layers) if len(layer) > depth]
+        alpha = _coverage([layers[i][depth] for i in rows], frames, side, device)
+        colour = _rgb([layers[i][depth].colour for i in rows], COLOURS, device)
+        chosen = torch.tensor(rows, device=device)
+        video[chosen] = torch.lerp(video[chosen], colour.expand(-1, -1, frames, side, side), alpha)
+        mask[chosen] = torch.maximum(mask[chosen], alpha)
+    return video, mask
+
+
+def _rgb(names: list[str], palette: dict[str, tuple[int, int, int]], device: torch.device | str) -> Tensor:
+    values = torch.tensor([palette[n] for n in names], device=device, dtype=torch.float32)
+    return (values / 127.5 - 1)[:, :, None, None, None]
+
+
+def _coverage(scenes: list[Scene], frames: int, side: int, device: torch.device | str) -> Tensor:
+    """How much of each pixel the one object of each scene covers: [b, 1, frames, side, side]."""
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, device=device, dtype=torch.float32)[:, None]
@@ -110,15 +190,7 @@ def draw_with_mask(
         chosen = index == i
         if chosen.any():
             distance[chosen] = signed_distance(shape, px[chosen], py[chosen])
-    alpha = (0.5 - distance * radius[..., None, None] * side).clamp(0, 1)[:, None]  # one pixel of edge
-
-    def rgb(names: list[str], palette: dict[str, tuple[int, int, int]]) -> Tensor:
-        values = torch.tensor([palette[n] for n in names], device=device, dtype=torch.float32)
-        return (values / 127.5 - 1)[:, :, None, None, None]
-
-    colour = rgb([s.colour for s in scenes], COLOURS)
-    background = rgb([s.background for s in scenes], BACKGROUNDS)
-    return background + alpha * (colour - background), alpha
+    return (0.5 - distance * radius[..., None, None] * side).clamp(0, 1)[:, None]  # one pixel of edge
 
 
 def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
@@ -141,92 +213,3 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
     ex, ey = notch * math.cos(sector) - tip, notch * math.sin(sector)
     length = math.hypot(ex, ey)
     return ((fx - tip) * -ey + fy * ex) / -length
-
-
-_EN_MOTION = {
-    "right": ("moving right", "moving to the right", "moving left to right", "moving from left to right",
-              "moves to the right", "moves right", "sliding right", "flying to the right", "going right"),
-    "left": ("moving left", "moving to the left", "moving right to left", "moving from right to left",
-             "moves to the left", "moves left", "sliding left", "flying to the left", "going left"),
-    "up": ("moving up", "rising", "moves up", "moving upwards", "floating up", "going up",
-           "moving from bottom to top", "flying up"),
-    "down": ("moving down", "falling", "moves down", "moving downwards", "falling down", "dropping",
-             "moving from top to bottom", "going down"),
-    "spinning": ("spinning", "rotating", "turning", "spins", "rotates", "spinning around"),
-    "growing": ("growing", "getting bigger", "getting larger", "grows", "expanding"),
-    "shrinking": ("shrinking", "getting smaller", "shrinks"),
-    "still": ("standing still", "staying still", "not moving", "that stays still", "still"),
-}  # fmt: skip
-_EN_SHAPE = {
-    "circle": ("circle", "circle", "ball", "disc"),
-    "square": ("square", "square", "box"),
-    "triangle": ("triangle",),
-    "star": ("star",),
-    "ring": ("ring", "ring", "donut"),
-}
-_EN_SIZE = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-_EN_BACKGROUND = {"grey": ("grey", "gray")}
-_ZH_COLOUR = {
-    "red": ("红色", "红"), "orange": ("橙色", "橙"), "yellow": ("黄色", "黄"), "green": ("绿色", "绿"),
-    "cyan": ("青色",), "blue": ("蓝色", "蓝"), "purple": ("紫色", "紫"), "pink": ("粉色", "粉红色"),
-}  # fmt: skip
-_ZH_BACKGROUND = {"black": "黑色", "white": "白色", "grey": "灰色", "beige": "米色"}
-_ZH_SHAPE = {
-    "circle": ("圆形", "圆", "圆球", "球"),
-    "square": ("正方形", "方块", "方形"),
-    "triangle": ("三角形",),
-    "star": ("星星", "五角星", "星形"),
-    "ring": ("圆环", "环"),
-}
-_ZH_SIZE = {"small": ("小", "小的"), "large": ("大", "大的")}
-_ZH_MOTION = {
-    "right": ("向右移动", "从左向右移动", "从左往右移动", "往右滑动", "向右飞"),
-    "left": ("向左移动", "从右向左移动", "从右往左移动", "往左滑动", "向左飞"),
-    "up": ("向上移动", "上升", "从下往上移动", "往上飞", "从下向上移动"),
-    "down": ("向下移动", "下落", "落下", "从上往下移动", "从上向下移动"),
-    "spinning": ("旋转", "转动", "在旋转"),
-    "growing": ("变大", "放大", "越来越大"),
-    "shrinking": ("变小", "缩小", "越来越小"),
-    "still": ("静止", "不动", "静止不动"),
-}
-
-
-def caption(scene: Scene, rng: random.Random, language: str | None = None, full: bool = False) -> str:
-    """Words for a scene. With `full`, size and background are always named."""
-    language = language or ("en" if rng.random() < 0.5 else "zh")
-    return (_english if language == "en" else _chinese)(scene, rng, full)
-
-
-def _english(s: Scene, rng: random.Random, full: bool) -> str:
-    size = rng.choice(_EN_SIZE[s.size]) if full or rng.random() < 0.5 else ""
-    thing = " ".join(filter(None, (size, s.colour, rng.choice(_EN_SHAPE[s.shape]))))
-    article = "an" if thing[0] in "aeiou" else "a"
-    motion = rng.choice(_EN_MOTION[s.motion])
-    ground = rng.choice(_EN_BACKGROUND.get(s.background, (s.background,)))
-    forms = [
-        f"{article} {thing} {motion} on a {ground} background",
-        f"on a {ground} background, {article} {thing} {motion}",
-        f"{thing} {motion}, {ground} background",
-        f"{article} {thing} {motion} over a {ground} background",
-    ]
-    if not full:
-        forms.append(f"{article} {thing} {motion}")
-    return rng.choice(forms)
-
-
-def _chinese(s: Scene, rng: random.Random, full: bool) -> str:
-    size = rng.choice(_ZH_SIZE[s.size]) if full or rng.random() < 0.5 else ""
-    colour = rng.choice(_ZH_COLOUR[s.colour])
-    thing = f"{size}{colour}{rng.choice(('', '的'))}{rng.choice(_ZH_SHAPE[s.shape])}"
-    motion = rng.choice(_ZH_MOTION[s.motion])
-    ground = _ZH_BACKGROUND[s.background]
-    count = rng.choice(("一个", ""))
-    forms = [
-        f"{count}{thing}在{ground}背景上{motion}",
-        f"{ground}背景上,{count}{thing}{motion}",
-        f"{ground}的背景,{count}{thing}{motion}",
-        f"{count}{thing}{motion},{ground}背景",
-    ]
-    if not full:
-        forms.append(f"{count}{thing}{motion}")
-    return rng.choice(forms)

@@ -1,13 +1,21 @@
 """What every training stage shares: a time budget with its learning rate, EMA weights, checkpoints, a log."""
 
+import argparse
 import json
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from model.training.optimizer import Optimizers
+
+LOG_EVERY = 250  # steps
+SAVE_EVERY = 60.0  # seconds
 
 
 class Budget:
@@ -59,7 +67,7 @@ class EMA:
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """bf16 safetensors, written beside and renamed, so that a killed stage leaves the last whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     save_file({k: v.to(torch.bfloat16).contiguous().cpu() for k, v in state.items()}, part, metadata)
     part.rename(path)
 
@@ -68,7 +76,9 @@ def resume(module: nn.Module, path: Path) -> bool:
     """Start from an earlier run's EMA weights, if there are any; the optimiser warms up anew."""
     if not path.exists():
         return False
-    module.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    state = {k: v.float() for k, v in load_file(path).items()}
+    state.pop("preview", None)  # beside the VAE's own weights
+    module.load_state_dict(state)
     return True
 
 
@@ -83,3 +93,51 @@ class Log:
         line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in fields.items()})
         print(line, file=self.file, flush=True)
         print(line, flush=True)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a denoiser's stage trains, and how fast. `cosine_from`: the share of the time at full rate."""
+
+    seconds: float
+    lr: float
+    cosine_from: float
+    warmup_steps: int = 400
+    decay: float = 0.9995
+    muon: bool = True
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser, seconds: float, lr: float, cosine_from: float = 0.5) -> None:
+        parser.add_argument("--seconds", type=float, default=seconds)
+        parser.add_argument("--lr", type=float, default=lr)
+        parser.add_argument("--cosine-from", type=float, default=cosine_from, help="share of the time at full rate")
+        parser.add_argument("--adamw", action="store_true", help="no Muon")
+        parser.add_argument("--no-compile", action="store_true")
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Schedule":
+        return cls(args.seconds, args.lr, args.cosine_from, muon=not args.adamw)
+
+
+def train(model: nn.Module, loss: Callable[[], Tensor], schedule: Schedule, path: Path, log: Log) -> int:
+    """Minimise `loss`, one batch a call, until the time is up; EMA weights in `path`. Returns the steps."""
+    ema = EMA(model, schedule.decay)
+    optimizers = Optimizers(model, schedule.lr, schedule.muon)
+    budget = Budget(schedule.seconds, schedule.warmup_steps, schedule.cosine_from)
+    total = torch.zeros((), device=next(model.parameters()).device)
+    saved = time.monotonic()
+    while (progress := budget.progress) < 1:
+        value = loss()
+        value.backward()
+        optimizers.step(budget.learning_rate(schedule.lr, progress))
+        ema.update(budget.step)
+        budget.stepped()
+        total += value.detach()
+        if budget.step % LOG_EVERY == 0:
+            log(step=budget.step, progress=progress, loss=float(total) / LOG_EVERY)
+            total.zero_()
+            if time.monotonic() - saved > SAVE_EVERY:
+                save_weights(path, ema.state_dict(), {"steps": str(budget.step)})
+                saved = time.monotonic()
+    save_weights(path, ema.state_dict(), {"steps": str(budget.step)})
+    return budget.step

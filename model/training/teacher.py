@@ -1,110 +1,70 @@
 """Stage 3: train the demo denoiser by flow matching. `python -m model.training.teacher --out runs/demo`
 
 Rectified flow (Liu et al. 2023; Lipman et al. 2023): x_t = (1 - t) x0 + t noise, the target is noise - x0;
-t is logit-normal, moved by shift 3 (Esser et al. 2024). A tenth of the captions is dropped, for guidance.
+t is logit-normal, moved towards noise (Esser et al. 2024). A tenth of the captions is dropped, for guidance
+(Ho & Salimans 2022).
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.demo.text_encoder import DemoTextEncoder
-from model.training.run import EMA, Budget, Log, resume, save_weights
-from model.wan.config import Preset, preset
-from model.wan.transformer import WanTransformer
+from model.training.denoiser import Denoiser, Pool, initialise, noise_levels, over, resume_wider
+from model.training.run import Log, Schedule, resume, train
+from model.training.setup import CLIPS, SHAPES, Clips
 
-
-class Teacher(nn.Module):
-    """Denoiser and text encoder together; `forward` is the loss of a batch."""
-
-    def __init__(self, p: Preset) -> None:
-        super().__init__()
-        self.transformer = WanTransformer(p.transformer)
-        self.text_encoder = DemoTextEncoder(p.transformer.text_dim, p.transformer.text_len)
-
-    def forward(self, x0: Tensor, ids: Tensor, keep: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        # x0, noise [b, z, t, h, w]; ids [b, text_len]; keep [b] 0 where the caption is dropped; t [b]
-        text = self.text_encoder(ids) * keep[:, None, None]
-        shape = t.view(-1, 1, 1, 1, 1)
-        velocity = self.transformer((1 - shape) * x0 + shape * noise, 1000 * t, text)
-        return (velocity.float() - (noise - x0)).square().mean()
+DROPPED = 0.1  # share of captions
 
 
-def initialise(model: Teacher) -> None:
-    """Small and quiet: gates and the head start near zero, so that early steps are stable."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    transformer = model.transformer
-    nn.init.normal_(transformer.get_parameter("time_projection.1.weight"), std=0.02)
-    nn.init.zeros_(transformer.head.head.weight)
-    for block in transformer.blocks:
-        nn.init.normal_(block.get_parameter("modulation"), std=0.02)
-    nn.init.normal_(model.text_encoder.token_embedding.weight, std=0.5)
+def flow_loss(model: Denoiser, pool: Pool, clips: Clips, batch: int) -> Tensor:
+    device = pool.latents.device
+    drawn = pool.draw(batch)
+    t = noise_levels(batch, clips.shift, device)
+    keep = (torch.rand(batch, device=device) > DROPPED).float()
+    noise = torch.randn_like(drawn.x0)
+    x = torch.lerp(drawn.x0, noise, over(t))
+    with torch.autocast(device.type, torch.bfloat16):
+        velocity = model(x, t, model.text(drawn.ids, keep), drawn.condition)
+    return (velocity - (noise - drawn.x0)).square().mean()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=700)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--cosine-from", type=float, default=0.5, help="share of the time at full rate")
+    parser.add_argument("--task", choices=SHAPES, default="t2v")
+    parser.add_argument("--clips", choices=CLIPS, default="whole")
+    parser.add_argument("--init", type=Path, help="weights to start from where the run has none yet")
+    parser.add_argument("--batch", type=int, help="default: by the size of the clips")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-compile", action="store_true")
+    Schedule.arguments(parser, seconds=700, lr=1.5e-3)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    p = preset("demo-t2v")
-    model = Teacher(p)
+    clips = CLIPS[args.clips]
+    batch = args.batch or clips.batch
+    path = args.out / f"teacher-{args.task}.safetensors"
+    model = Denoiser(SHAPES[args.task])
     initialise(model)
-    resumed = resume(model, args.out / "teacher.safetensors")
+    resumed = resume(model, path)
+    if not resumed and args.init and args.task == "i2v":
+        resume_wider(model, args.init)
+    elif not resumed and args.init:
+        resume(model, args.init)
     model.to(device)
-    pool = load_file(args.out / "pool.safetensors")
-    latents, tokens = pool["latents"].to(device), pool["tokens"].to(device)
+    if args.task == "i2v":
+        model.text_encoder.requires_grad_(False)  # text-to-video's: both models read with it
+    pool = Pool(args.out / f"pool-{args.clips}.safetensors", args.task == "i2v", device)
     log = Log(args.out / "teacher.jsonl")
-    log(stage="teacher", resumed=resumed, seed=args.seed, seconds=args.seconds, lr=args.lr, batch=args.batch,
-        clips=len(latents), parameters=sum(x.numel() for x in model.parameters()))  # fmt: skip
-    ema = EMA(model, 0.9995)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01,
-                                  fused=device.type == "cuda")  # fmt: skip
-    loss_of = model if args.no_compile else torch.compile(model)
-    budget = Budget(args.seconds, warmup_steps=400, cosine_from=args.cosine_from)
-    path = args.out / "teacher.safetensors"
-    total = torch.zeros((), device=device)
-    saved = time.monotonic()
-    while (progress := budget.progress) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = budget.learning_rate(args.lr, progress)
-        rows = torch.randint(len(latents), (args.batch,), device=device)
-        wording = torch.randint(tokens.shape[1], (args.batch,), device=device)
-        t = torch.sigmoid(torch.randn(args.batch, device=device))
-        t = p.shift * t / (1 + (p.shift - 1) * t)
-        keep = (torch.rand(args.batch, device=device) > 0.1).float()
-        x0 = latents[rows].float()
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(x0, tokens[rows, wording].long(), keep, torch.randn_like(x0), t)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(budget.step)
-        budget.stepped()
-        total += loss.detach()
-        if budget.step % 500 == 0:
-            log(step=budget.step, progress=progress, loss=float(total) / 500)
-            total.zero_()
-            if time.monotonic() - saved > 60:
-                save_weights(path, ema.state_dict(), {"steps": str(budget.step)})
-                saved = time.monotonic()
-    save_weights(path, ema.state_dict(), {"steps": str(budget.step)})
-    log(stage="teacher done", steps=budget.step, samples=budget.step * args.batch)
+    log(stage="teacher", task=args.task, clips=args.clips, resumed=resumed, init=str(args.init), seed=args.seed,
+        seconds=args.seconds, lr=args.lr, batch=batch, pool=len(pool), muon=not args.adamw,
+        parameters=sum(x.numel() for x in model.parameters()))  # fmt: skip
+    if not args.no_compile:
+        model.compile_blocks()
+    steps = train(model, lambda: flow_loss(model, pool, clips, batch), Schedule.of(args), path, log)
+    log(stage="teacher done", steps=steps, samples=steps * batch)
 
 
 if __name__ == "__main__":

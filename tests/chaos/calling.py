@@ -37,7 +37,7 @@ class History(RuleBasedStateMachine):
         self.objects: dict[str, str] = {}  # the store: sha256 of what is complete, by key
         self.claims: list[Assignment] = []  # every claim that anyone has heard of, also those long void
         self.workers: list[str] = []  # boot ids of the processes that live
-        self.trouble: tuple[Fault, int] | None = None  # for the next call, so many points ahead
+        self.trouble: tuple[Fault, int | None] | None = None  # for the next call: see Injector.arm
         self.broken = False
         self.born = 0
         self.last_event = 0

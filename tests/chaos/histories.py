@@ -56,7 +56,7 @@ def run_histories(url: str, count: int, first_seed: int, shrink: bool = True) ->
             chosen = settings(
                 max_examples=min(ROUND, count - number * ROUND), stateful_step_count=STEPS, database=None,
                 deadline=None, suppress_health_check=list(HealthCheck), print_blob=False,
-                phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+                report_multiple_bugs=False, phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
             )  # fmt: skip
             try:
                 run_state_machine_as_test(seed(first_seed + number)(Run), settings=chosen)

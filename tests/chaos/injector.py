@@ -38,6 +38,7 @@ class Kind(StrEnum):
         return self in {Kind.HANG_BEFORE, Kind.HANG_AFTER}
 
 
+COMMIT = "COMMIT"  # the name of that point
 ERRORS = tuple(kind for kind in Kind if not kind.kills)
 
 
@@ -63,16 +64,21 @@ class Injector:
     def reset(self, plan: dict[int, Fault] | None = None) -> None:
         self.count = 0
         self.plan = dict(plan or {})
+        self.at_commit: Fault | None = None
         self.fired: list[tuple[int, str, Kind]] = []
         self.trace: list[str] = []
         self.tracing = False
 
-    def arm(self, fault: Fault, ahead: int = 0) -> None:
-        """At the next point, or `ahead` points later."""
-        self.plan[self.count + ahead] = fault
+    def arm(self, fault: Fault, ahead: int | None = 0) -> None:
+        """At the next point, or `ahead` points later; None: at the next commit."""
+        if ahead is None:
+            self.at_commit = fault
+        else:
+            self.plan[self.count + ahead] = fault
 
     def disarm(self) -> None:
         self.plan.clear()
+        self.at_commit = None
 
     def point(
         self, name: str, do: Callable[[], Any], broken: Callable[[], Exception], dies: Callable[[], object] = bool
@@ -82,6 +88,8 @@ class Injector:
         if self.tracing:
             self.trace.append(name)
         fault = self.plan.pop(number, None)
+        if fault is None and name == COMMIT:
+            fault, self.at_commit = self.at_commit, None
         if fault is None:
             return do()
         self.fired.append((number, name, fault.kind))
@@ -128,7 +136,7 @@ def inject(db: Database, injector: Injector) -> None:
         def broken() -> Exception:
             return disk_error() if is_sqlite else cut_off(connection.driver_connection)
 
-        injector.point("COMMIT", lambda: product.do_commit(dialect, connection), broken, connection.rollback)
+        injector.point(COMMIT, lambda: product.do_commit(dialect, connection), broken, connection.rollback)
 
     for name in ("do_execute", "do_executemany", "do_execute_no_params"):
         setattr(dialect, name, statement(name))

@@ -93,6 +93,11 @@ class Protocol(Workers, People):
         """The next call meets a database that breaks at one of its statements, or at its commit."""
         self.trouble = (Fault(kind), ahead)
 
+    @rule(kind=st.sampled_from(ERRORS))
+    def commit_fails(self, kind: Kind) -> None:
+        """Or says so: the next call's, whatever that will be."""
+        self.trouble = (Fault(kind), None)
+
     # -- the end -----------------------------------------------------------------------------------
 
     def teardown(self) -> None:

@@ -215,23 +215,29 @@ class DoesNotApply(Exception):
     """The passage is not where it was: the guard has moved, or gone."""
 
 
+def passage(mutation: Mutation) -> Path:
+    """The one file, below the root, in which every passage of this mutation stands once. Raises DoesNotApply."""
+    olds = [mutation.old, *(old for old, _ in mutation.also)]
+    texts = {path: path.read_text() for path in sorted((ROOT / "farm").glob(mutation.where))}
+    found = [path for path, text in texts.items() if mutation.old in text]
+    if len(found) != 1 or any(texts[found[0]].count(old) != 1 for old in olds):
+        raise DoesNotApply(f"{mutation.name}: found in {[str(path.relative_to(ROOT)) for path in found]}")
+    return found[0].relative_to(ROOT)
+
+
 @contextmanager
 def mutant(mutation: Mutation) -> Iterator[Path]:
     """A checkout with the guard taken away; only `farm` is a copy."""
+    where = passage(mutation)
     with tempfile.TemporaryDirectory(prefix="farm-mutant-") as name:
         folder = Path(name)
         shutil.copytree(ROOT / "farm", folder / "farm", ignore=shutil.ignore_patterns("__pycache__", "static"))
         for other in ("model", "kernels", "migrations", "tests"):
             (folder / other).symlink_to(ROOT / other)
-        found = [
-            path for path in sorted((folder / "farm").glob(mutation.where)) if mutation.old in path.read_text()
-        ]
-        if len(found) != 1 or found[0].read_text().count(mutation.old) != 1:
-            raise DoesNotApply(f"{mutation.name}: found in {[str(path.relative_to(folder)) for path in found]}")
-        text = found[0].read_text()
+        text = (folder / where).read_text()
         for old, new in ((mutation.old, mutation.new), *mutation.also):
             text = text.replace(old, new)
-        found[0].write_text(text)
+        (folder / where).write_text(text)
         yield folder
 
 

@@ -24,12 +24,13 @@ from tests.db.conftest import LANE, Clock, register, submit_one
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.timeout(600)  # a farm starts, burns and comes to rest, and the machine may be busy
 def test_a_farm_under_fire_keeps_its_promises() -> None:
     before = set(Path(tempfile.gettempdir()).glob("turbofarm-chaos-*"))
     options = ["--minutes", "0.1", "--seed", "7", "--workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "farm.cli.main", "chaos", *options],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=170,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=550,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.chaos.mutations import MUTATIONS, mutant, prove
+from tests.chaos.mutations import MUTATIONS, passage, prove
 
 QUICK = ("a claim is known by its job alone", "all claims of a job write to one place")
 
 
+@pytest.mark.timeout(600)  # it is work, and the machine may be busy
 @pytest.mark.parametrize("name", QUICK)
 def test_a_missing_guard_is_noticed(name: str) -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if name in mutation.name]
@@ -15,5 +16,4 @@ def test_a_missing_guard_is_noticed(name: str) -> None:
 
 def test_every_guard_is_where_the_list_says() -> None:
     for mutation in MUTATIONS:
-        with mutant(mutation):
-            pass
+        assert passage(mutation).suffix == ".py"

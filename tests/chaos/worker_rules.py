@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from farm.db import leases, workers
+from farm.db.leases import MOST_LEASES
 from farm.domain.job import Assignment, JobError, Progress
 from farm.domain.states import JobState, Order, Outcome, StageName
 from farm.domain.worker import Beat
@@ -37,6 +38,12 @@ class Workers(History):
         self.claim(which)
         if len(self.claims) > known:
             self.start_of(self.claims[-1])
+
+    @rule(which=st.integers(0, 3))
+    def prefetch(self, which: int) -> None:
+        """All that a worker may hold, and one more."""
+        for _ in range(MOST_LEASES + 1):
+            self.claim(which)
 
     @precondition(lambda self: self.now.lanes)
     @rule(which=st.integers(0, 3), lane=st.integers(0, 3))

@@ -1,6 +1,7 @@
 """A real database per test, of each product in turn, and a clock that only the test moves."""
 
 import itertools
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,6 @@ def product(request: pytest.FixtureRequest) -> str:
 
 
 Make = Callable[[], str]
-_numbers = itertools.count()  # other folders use these fixtures too, on the same server
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +60,17 @@ def new_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], str]:
 
 @pytest.fixture(scope="session")
 def new_in_server(postgres: Server) -> Iterator[Callable[[bool], str]]:
-    server, migrated_one = postgres.server, f"migrated{next(_numbers)}"
+    server = postgres.server
+    # Other folders of tests import this fixture and have their own of it, on the same server.
+    ours = secrets.token_hex(4)
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as people:
-        people.execute(f"CREATE DATABASE {migrated_one}")
-        migrate(server.url_of(migrated_one))
+        people.execute(f"CREATE DATABASE migrated_{ours}")
+        migrate(server.url_of(f"migrated_{ours}"))
+        names = (f"test_{ours}_{n}" for n in itertools.count())
 
         def make(migrated: bool) -> str:
-            name = f"test{next(_numbers)}"
-            template = migrated_one if migrated else "template0"
+            name = next(names)
+            template = f"migrated_{ours}" if migrated else "template0"
             people.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
             return server.url_of(name)
 

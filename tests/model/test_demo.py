@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from model.demo import evaluate, probe, world
+from model.demo import captions, evaluate, probe, world
 from model.demo.tokenizer import VOCABULARY_SIZE, tokenize
 from model.pipeline import Pipeline
 from model.wan.config import preset
@@ -23,7 +23,7 @@ def test_every_caption_is_of_known_words_and_fits() -> None:
     rng = random.Random(0)
     for _ in range(3000):
         scene = world.random_scene(rng)
-        tokens = tokenize(world.caption(scene, rng), TEXT_LEN)
+        tokens = tokenize(captions.caption(scene, rng), TEXT_LEN)
         assert tokens.unknown == ()
         assert max(tokens.ids) < VOCABULARY_SIZE
 
