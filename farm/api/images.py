@@ -14,7 +14,7 @@ from farm.api.services import Farm, Services
 from farm.domain.errors import ObjectNotFound
 from farm.domain.request import Images
 from farm.media import image as images
-from farm.storage.images import head, image_key, keep, thumbnail_key
+from farm.storage.images import head, image_key, keep, reserve, thumbnail_key
 
 router = APIRouter(prefix="/api/images", tags=["images"])
 
@@ -76,11 +76,11 @@ def with_images_kept(farm: Services, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_sizes(farm: Services) -> Images:
-    """Looks each digest up in the store, once."""
+    """Looks each digest up in the store, once, for a wish that names it."""
 
     @functools.cache
     def size(digest: str) -> tuple[int, int] | None:
-        first = head(farm.store, digest)
+        first = reserve(farm.store, digest)
         return None if first is None else images.png_size(first)
 
     return size

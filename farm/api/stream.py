@@ -228,12 +228,12 @@ class Hub:
         if reset:
             self._cursor = events.latest(self._db)
             return [Message("reset", {}, self._cursor)]
+        said: list[Message] = []
+        if self._subscribers:
+            said = self._tell(rows) + self._progress(progress.progress(self._db))
         if rows:
-            self._cursor = rows[-1].id
-        if not self._subscribers:
-            return []
-        said = self._tell(rows)
-        return said + self._progress(progress.progress(self._db))
+            self._cursor = rows[-1].id  # not before: what fails half way is told at the next look
+        return said
 
     def _tell(self, rows: list[Event]) -> list[Message]:
         """Outbox rows as messages. The last one of a job carries its whole face, the very last the counts."""
@@ -265,7 +265,8 @@ class Hub:
                 messages.append(Message("progress", {"id": job, **self._where(at, pace, moment)}))
             if at.preview_step is not None and at.preview_step != pace.preview:
                 pace.preview = at.preview_step
-                messages.append(Message("preview", self._picture(job, at.preview_step)))
+                with contextlib.suppress(JobNotFound):  # hidden, and about to be cancelled
+                    messages.append(Message("preview", self._picture(job, at.preview_step)))
         return messages
 
     def _where(self, at: Progress, pace: _Pace, moment: float) -> dict[str, Any]:

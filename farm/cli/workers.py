@@ -30,17 +30,17 @@ def workers(ctx: click.Context, as_json: bool, watch: bool) -> None:
         return
     client = Client()
     if not watch:
-        _show(client.get("/api/workers")["data"], as_json)
+        _show(*_look(client), as_json)
         return
     while True:
         try:
-            found: list[Json] = client.get("/api/workers")["data"]
+            found, unmanned = _look(client)
         except FarmError as error:  # away for a while: what was seen last stays, and it is asked again
             output.note(f"{error.message}; asking again")
         else:
             if not as_json and colour(sys.stdout):
                 print("\x1b[H\x1b[2J", end="")
-            _show(found, as_json)
+            _show(found, unmanned, as_json)
         time.sleep(_LOOK_EVERY)
 
 
@@ -240,10 +240,19 @@ def _me() -> str:
 # -- the list ----------------------------------------------------------------------------------------------------
 
 
-def _show(found: list[Json], as_json: bool) -> None:
+def _look(client: Client) -> tuple[list[Json], list[Json]]:
+    """The workers, and the GPUs in quarantine whose workers have been ended."""
+    found: list[Json] = client.get("/api/workers")["data"]
+    manned = {worker["gpu"] for worker in found}
+    return found, [one for one in client.get("/api/gpus")["data"] if one["gpu"] not in manned]
+
+
+def _show(found: list[Json], unmanned: list[Json], as_json: bool) -> None:
     if as_json:
         output.records(found)
         return
+    for one in unmanned:
+        output.note(f"{one['gpu']} on {one['node']} is in quarantine {_until(one)}: {one['reason']}")
     if not found:
         output.note("no worker is running; jobs wait until one is there: farm status")
         return

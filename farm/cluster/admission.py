@@ -29,7 +29,8 @@ def take(slot: Slot, settings: Settings, worker: str, db: Database, log: Log) ->
     except DeviceNotFree as error:
         log.error("device_not_free", error, next=error.next)
         policy = quarantine_policy(settings)
-        if not quarantines.probe_failed(db, slot.gpu, error.message, policy):
+        probed = quarantines.probe_failed(db, slot.gpu, error.message, policy)
+        if not probed and not _is_aside(slot, db):  # a person may have set it aside meanwhile, for longer
             quarantines.put(db, slot.gpu, f"{error.message}; {error.next}", "its worker", policy.seconds)
         raise NotAdmitted("its device is not free") from error
 
@@ -45,5 +46,9 @@ def prove(slot: Slot, settings: Settings, resident: Resident, preset: Preset, db
         raise NotAdmitted("its device failed the probe") from error
     released = quarantines.probe_passed(db, slot.gpu, said)
     log.info("probe_passed", found=said, released=released)
-    if not released and any(one.gpu == slot.gpu for one in quarantines.find(db)):
+    if not released and _is_aside(slot, db):
         raise NotAdmitted("somebody has prolonged the quarantine")
+
+
+def _is_aside(slot: Slot, db: Database) -> bool:
+    return any(one.gpu == slot.gpu for one in quarantines.find(db))

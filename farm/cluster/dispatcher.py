@@ -141,7 +141,7 @@ class Dispatcher:
         for node in wished:
             here = [w for w in workers.find(self._db, gone_within=0.0) if w.node == node.node]
             if here and node.wish_at is not None and all(w.started_at > node.wish_at for w in here):
-                nodes.wish(self._db, node.node, Wish.RUN, by="the dispatcher", reason="its workers have restarted")
+                nodes.restarted(self._db, node)
 
     def _reap(self) -> None:
         if not self._answering.answered():

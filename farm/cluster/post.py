@@ -111,6 +111,7 @@ class Post:
         assert self._status is not None
         self._log.info("worker_replaced", worker=self.worker_id, why=why)
         self._status = replace(self._status, ready=False, ends=why)  # kept: whose death it is must be told
+        self._on_probation = False  # idle: it has passed its probe, or comes from before and was never asked
         self._actors.kill(self._actor)
 
     def end_hung(self, cause: str) -> None:

@@ -1,7 +1,7 @@
 """The head of Ray outlives its central process (GCS): what that knows lies on disk, and it is started again.
 
 Without this, `ray start` ends the whole node when its GCS dies, and every worker of every node with it. Nothing
-public says how in Ray 2.60; tests/cluster/test_ray_deaths.py fails where a later version differs.
+public says how in Ray 2.60; tests/cluster/test_up.py fails where a later version differs.
 """
 
 import importlib

@@ -179,6 +179,7 @@ class Renderer:
     def _failed(self, claim: Claim, clock: StageClock, error: Exception, log: Log) -> Result:
         """Names the class of the failure and tells the database, for as long as it takes."""
         timings, peak = clock.stop(), device.peak_memory()
+        claim.allow({})  # nothing runs that could hang, and the database may be away for longer than any stage may
         fault = classify(claim, error)
         if fault.outcome in (Outcome.CANCELLED, Outcome.DRAIN) or isinstance(error, (Stopped, RenderCancelled)):
             log.info("job_stopped", why=fault.outcome, told=claim.told_to_stop())

@@ -234,9 +234,12 @@ def _refuse_hopeless(conn: Connection, job_id: str, arrow: Transition) -> None:
         return  # there is a plainer reason
     for one in waiting.depends_on(conn, job_id):
         if one.hopeless:
+            deleted = conn.scalar(select(jobs.c.hidden_at).where(jobs.c.id == one.needs)) is not None
             raise StateConflict(
                 f"job {job_id} waits for the success of {one.needs}, which is {one.state}",
-                f"retry {one.needs} first, then this one",
+                "that job was deleted: submit this one anew, without it"
+                if deleted
+                else f"retry {one.needs} first, then this one",
             )
 
 

@@ -53,6 +53,20 @@ def wish(
         return rows.node(row)
 
 
+def restarted(db: Database, node: Node) -> bool:
+    """Its workers have all restarted since that wish, which is over. False: people wish something else by now."""
+    with db.write() as conn:
+        over: dict[str, Any] = {
+            "wish": Wish.RUN, "wish_by": "the dispatcher", "wish_reason": "its workers have restarted",
+            "wish_now": False, "wish_at": farm_now(),
+        }  # fmt: skip
+        still = (nodes.c.node == node.node) & (nodes.c.wish == Wish.RESTART) & (nodes.c.wish_at == node.wish_at)
+        row = conn.execute(update(nodes).where(still).values(**over).returning(nodes)).mappings().one_or_none()
+        if row is not None:
+            outbox.append(conn, [_news(row)])
+        return row is not None
+
+
 def _there(conn: Connection, node: str) -> None:
     if conn.scalar(select(nodes.c.node).where(nodes.c.node == node)) is None:
         with contextlib.suppress(IntegrityError), conn.begin_nested():  # another may be doing the same

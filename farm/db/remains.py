@@ -55,8 +55,8 @@ def _death(job: Any, epoch: int) -> Death | None:
         return Death.PREVIEWS if job.state is JobState.SUCCEEDED and job.ended else None
     if epoch < job.epoch:
         return Death.LOSER
-    # Its last claim. While it waits in the queue at this epoch, or is sent there again by a retry, a worker that
-    # was given up may still deliver: only once it has been over for long does nobody hold such a video any more.
+    # Its last claim. While it waits in the queue at this epoch a worker that was given up may still deliver, and
+    # for a while after its end its files may be of use to whoever looks what went wrong.
     return Death.LOSER if job.state in FINAL and job.ended else None
 
 

@@ -2,7 +2,7 @@
 
 from farm.domain.job import Job
 from farm.domain.states import Wish
-from farm.domain.worker import Worker
+from farm.domain.worker import Quarantine, Worker
 from farm.scheduling.lanes import LaneClass, LaneView, Reason
 from farm.scheduling.phrases import ahead, at, begun, count, gib, listed, span
 from farm.scheduling.surroundings import Surroundings, fits, lacks
@@ -51,6 +51,11 @@ def _closed(mine: LaneView | None, seen: Surroundings) -> Reason | None:
 
 def _nobody(seen: Surroundings) -> Reason | None:
     """Nobody is there who could take any job at all."""
+    if not seen.present and seen.quarantines:  # whose workers have been ended
+        kept = listed([_aside(held, seen) for held in seen.quarantines])
+        gpus = "a GPU is" if len(seen.quarantines) == 1 else f"{len(seen.quarantines)} GPUs are"
+        release = listed([f"farm workers release {held.gpu}" for held in seen.quarantines], 2)
+        return Reason("quarantined", f"No worker is running, and {gpus} in quarantine: {kept}.", release)
     if not seen.present:
         return Reason(
             "no_worker",
@@ -135,12 +140,16 @@ def _kept(worker: Worker, seen: Surroundings) -> str:
         of = f"all of node {worker.node}" if worker.wish_of_node else worker.id
         why = f" ({worker.wish_reason.rstrip('.')})" if worker.wish_reason else ""
         return f"{of} is set to {worker.wish}{why}"
+    return _aside(held, seen)
+
+
+def _aside(held: Quarantine, seen: Surroundings) -> str:
     why = f"({held.reason.rstrip('.')})"
     if held.until is None:
-        return f"{worker.gpu} until somebody releases it {why}"
+        return f"{held.gpu} until somebody releases it {why}"
     if held.until <= seen.now:
-        return f"{worker.gpu} is about to be probed {why}"
-    return f"{worker.gpu} until {at(held.until)}, then a probe decides {why}"
+        return f"{held.gpu} is about to be probed {why}"
+    return f"{held.gpu} until {at(held.until)}, then a probe decides {why}"
 
 
 def _help(worker: Worker, seen: Surroundings) -> str:

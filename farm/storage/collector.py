@@ -19,6 +19,7 @@ from farm.storage.listing import Stored
 from farm.storage.store import Store
 
 _AT_ONCE = 500  # claims or images of one question to the database
+_OURS = ("videos/", "images/")
 _OF_CLAIM = re.compile(r"videos/([^/]+)/([0-9]{1,9})/[^/]+")
 _PREVIEW = re.compile(r".*/preview-[0-9]+\.jpg")
 _OF_IMAGE = re.compile(r"images/([0-9a-f]{64})\.(?:png|jpg)")
@@ -84,8 +85,12 @@ def sweep(store: Store, register: Register, now: datetime, spare: float, dry_run
                     gone.append(file.key)
         if not dry_run:
             store.delete(gone)
-    _sweep_images(store, register, before, freed["images"], dry_run)
-    broken = [upload for upload in store.unfinished() if upload.begun < before]
+    # With videos that this database does not know the store is another's too, or older than a restored backup:
+    # whether those jobs name an image nobody here can tell.
+    if not unknown.objects:
+        _sweep_images(store, register, before, freed["images"], dry_run)
+    # In a bucket or a folder that others use too, theirs are none of our business.
+    broken = [u for u in store.unfinished() if u.begun < before and u.name.startswith(_OURS)]
     for upload in broken:
         freed["unfinished"].add(upload.name, upload.bytes)
     if not dry_run:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import suppress
 
 from farm.domain.errors import FarmError, ObjectNotFound
 from farm.storage.store import Store
@@ -42,6 +43,18 @@ def head(store: Store, digest: str) -> bytes | None:
         return b"".join(store.open(image_key(digest), 0, _HEAD))
     except ObjectNotFound:
         return None
+
+
+def reserve(store: Store, digest: str) -> bytes | None:
+    """`head`, for whoever is about to refer to the image.
+
+    As in `keep` the small picture is written anew, and before the look: a sweep that has found them old, and
+    that no job names them, sees by this that somebody will.
+    """
+    if _DIGEST.fullmatch(digest):
+        with suppress(ObjectNotFound):
+            store.put_bytes(thumbnail_key(digest), b"".join(store.open(thumbnail_key(digest))))
+    return head(store, digest)
 
 
 def fetch(store: Store, digest: str) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 from farm.api import stream as hub_module
 from farm.api.stream import Hub, Message, Subscriber
 from farm.db import events, jobs
+from farm.domain.errors import DatabaseUnavailable
 from farm.domain.job import Progress
 from farm.domain.request import new_job
 from farm.domain.states import StageName
@@ -176,6 +177,30 @@ def test_progress_is_told_at_most_twice_a_second_and_the_newest_wins(served: Ser
         said += hub._progress({"job_x": Progress(StageName.DENOISE, k, 16)})
         now[0] += 0.125
     assert [message.data["k"] for message in said] == [1, 5, 9, 13]
+
+
+def test_a_preview_of_a_job_that_was_just_deleted_is_no_outage(served: Served) -> None:
+    hub = Hub(served.services.db, asyncio.Event())
+    said = hub._progress({"job_gone": Progress(StageName.DENOISE, 5, 16, preview_step=4)})
+    assert [message.kind for message in said] == ["progress"]
+
+
+def test_a_look_that_fails_half_way_is_told_at_the_next(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = served.services.db
+    hub = Hub(db, asyncio.Event())
+    hub._cursor = events.latest(db)
+    hub._subscribers.add(Subscriber(seen=0))
+    job = submit(served)
+    away = DatabaseUnavailable("it went between two questions")
+
+    def fail(_: object) -> None:
+        raise away
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hub_module.jobs, "counts", fail)
+        with pytest.raises(DatabaseUnavailable):
+            hub._poll()
+    assert job in [message.data["id"] for message in hub._poll() if message.kind == "job"]
 
 
 def test_a_reader_that_does_not_read_is_cut_off_and_the_others_go_on() -> None:

@@ -117,7 +117,7 @@ class History(RuleBasedStateMachine):
         artifact = self.upload_of(assignment)
         said = self.call(lambda: leases.finish(self.db, *key, artifact, {}), {key[0]})
         mine = job.epoch == key[1]
-        possible = mine and (job.active or job.state is JobState.QUEUED)
+        possible = mine and (job.active or (job.state is JobState.QUEUED and job.pardoned < key[1]))
         if said is True and mine and job.state is JobState.SUCCEEDED:
             must(self.before.same(self.now), f"{key} was finished twice")
             return

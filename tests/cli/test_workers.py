@@ -122,6 +122,17 @@ def test_quarantine_for_a_time_and_release(farm: Command, machine: Machine) -> N
     assert "until it is released" in farm("workers", "quarantine", "cpu:studio:1").err
 
 
+def test_a_card_in_quarantine_is_listed_when_its_worker_is_gone(
+    farm: Command, served: Served, machine: Machine
+) -> None:
+    farm("workers", "quarantine", "cpu:studio:1", "--reason", "it smells")
+    workers.gone(served.services.db, "w1")
+    said = farm("workers").err
+    assert "cpu:studio:1 on studio is in quarantine until it is released: it smells" in said
+    farm("workers", "release", "cpu:studio:1")
+    assert "quarantine" not in farm("workers").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "exit", "hint"),
     [

@@ -27,10 +27,14 @@ from tests.db.conftest import LANE, submit_one
 
 @dataclass
 class PaperActors:
-    """Actors that answer what the test lets them say; `placed` are the slots whose actors came to life."""
+    """Actors that answer what the test lets them say.
+
+    `placed` are the slots whose actors came to life, `probing` those that are busy with a probe.
+    """
 
     nodes: dict[str, list[str]]
     placed: set[str] = field(default_factory=set)
+    probing: set[str] = field(default_factory=set)
     employed: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     watches: dict[str, "Future[WorkerStatus]"] = field(default_factory=dict)
@@ -46,7 +50,7 @@ class PaperActors:
         future: Future[WorkerStatus] = Future()
         self.watches[actor] = future
         if actor in self.placed and seen < 0:
-            future.set_result(WorkerStatus(1, f"worker-{actor}", 4711, True, 0))
+            future.set_result(WorkerStatus(1, f"worker-{actor}", 4711, actor not in self.probing, 0))
         return future
 
     def offer(self, actor: str, assignment: Assignment, wake: Callable[[], None]) -> "Future[int]":
@@ -218,6 +222,7 @@ def test_a_device_in_quarantine_is_manned_again_only_by_a_probe(
         dispatcher.look()
     assert actors.employed == ["gpu:A"], "nobody comes after it"
     quarantines.put(db, "A", "it smells", "ann", seconds=-1.0)  # its time is over
+    actors.probing.add("gpu:A")
     dispatcher.look()
     assert actors.employed == ["gpu:A", "gpu:A on probation"]
     # The probe takes the process down: that is an answer, too.
@@ -229,6 +234,21 @@ def test_a_device_in_quarantine_is_manned_again_only_by_a_probe(
     clock[0] += 60.0
     dispatcher.look()
     assert len(actors.employed) == 2
+
+
+def test_a_worker_from_before_a_quarantine_fails_no_probe(tmp_path: Path, db: Database):
+    """It outlived its dispatcher, and the next one found it there when the probe was due."""
+    workers.register(db, NewWorker("worker-gpu:A", "a", "A", "GPU", 4711))
+    quarantines.put(db, "A", "it smells", "ann", seconds=-1.0)
+    actors = PaperActors({"a": ["gpu:A"]}, placed={"gpu:A"})
+    dispatcher = dispatcher_of(tmp_path, db, actors)
+    for _ in range(2):
+        dispatcher.look()
+    assert actors.killed == ["gpu:A"], "it is idle, so it has not been probed"
+    actors.die("gpu:A")
+    dispatcher.look()
+    (still,) = quarantines.find(db)
+    assert (still.times, still.probes) == (1, 0)
 
 
 def test_a_worker_that_renders_is_not_ended_by_a_quarantine(tmp_path: Path, db: Database):

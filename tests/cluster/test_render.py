@@ -197,6 +197,26 @@ def test_past_its_fence_a_worker_renders_no_more(place: Workplace, renders: list
     assert (attempt.outcome, attempt.cause) == (Outcome.DEPENDENCY, "its lease could not be renewed")
 
 
+def test_whoever_waits_to_tell_how_it_ended_does_not_hang(place: Workplace, monkeypatch: pytest.MonkeyPatch):
+    """A database that was away for minutes would cost the process, and its job blame."""
+    now = [steady_clock()]
+    job = place.submit("bug")
+    claim = Claim(place.claim(job), 20.0, clock=lambda: now[0])
+    seen: list[object] = []
+    real = leases.fail
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        now[0] += 10_000.0
+        seen.append(claim.overdue())
+        if len(seen) < 2:
+            raise DatabaseUnavailable("away")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(leases, "fail", fail)
+    assert place.render(claim).ours
+    assert seen == [None, None]
+
+
 def test_past_its_fence_it_takes_nothing_from_whoever_has_the_job_now(place: Workplace):
     now = [steady_clock()]
     job = place.submit()

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from farm.cluster import beats, processes, vacancy
+from farm.cluster import admission, beats, processes, vacancy
+from farm.cluster.admission import NotAdmitted
 from farm.cluster.slots import Slot
 from farm.cluster.vacancy import MARK, DeviceNotFree
+from farm.db import quarantines, workers
+from farm.db.engine import migrate, open_database
+from farm.domain.worker import NewWorker
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings, load_settings
 
@@ -117,3 +121,24 @@ def test_what_a_stranger_holds_is_no_obstacle(settings: Settings, log: Log):
     use(settings, 40 * GIB, **{f"_{os.getppid()}": 40 * GIB})
     enter(settings, "next", log, patience=0.0)
     assert said(settings) == ["device_shared"]
+
+
+def test_a_device_that_is_not_free_stays_as_a_person_has_set_it_aside(
+    settings: Settings, log: Log, monkeypatch: pytest.MonkeyPatch
+):
+    def stuck(*_: object) -> None:
+        raise DeviceNotFree("it is held", "restart the machine")
+
+    monkeypatch.setattr(vacancy, "enter", stuck)
+    migrate(settings.database_url)
+    db = open_database(settings.database_url)
+    workers.register(db, NewWorker("w1", "n1", GPU.gpu, "Paper GPU", 4711))
+    try:
+        for by in ("its worker", "ann"):
+            with pytest.raises(NotAdmitted):
+                admission.take(GPU, settings, "w1", db, log)
+            (aside,) = quarantines.find(db)
+            assert (aside.by, aside.until is None) == (by, by == "ann")
+            quarantines.put(db, GPU.gpu, "it smells", "ann")
+    finally:
+        db.close()

@@ -66,8 +66,8 @@ def test_a_failed_jobs_last_claim_stays_as_long_as_its_video_could_be_offered(db
     assert death(remains, job, 1) == [None]
     clock.forward(DAY + 1)
     assert death(remains, job, 1) == [Death.LOSER]
-    jobs.retry(db, job)  # back in the queue at the same epoch
-    assert death(remains, job, 1) == [None]
+    jobs.retry(db, job)
+    assert not leases.finish(db, job, 1, video(job, 1), {}), "what was taken away can not be delivered any more"
 
 
 def test_a_deleted_jobs_video_goes_after_its_time(db, clock, remains, job):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from farm.db.engine import open_database
 from farm.db.leases import claiming
 from farm.db.tables import dependencies
 from farm.db.tables import jobs as job_rows
+from farm.db.tables import lanes as lane_rows
 from farm.db.tables import leases as lease_rows
 from farm.db.tables import workers as worker_rows
 from farm.domain.job import Dependency
@@ -123,6 +125,44 @@ def test_the_reaper_waits_for_a_renewal_and_leaves_the_job(db, other, clock):
         reap.waits(db)
     assert reap.ends() == []
     assert jobs.get(db, job.id).state is JobState.LEASED
+
+
+def test_the_reaper_and_a_worker_that_finishes_late_never_wait_in_a_ring(db, other, clock):
+    """Both jobs are of one lane, which each end has to pay."""
+    register(db)
+    first, second = submit_one(db), submit_one(db)
+    for job in (first, second):
+        leases.claim(db, "w1", LANE)
+        leases.start(db, job.id, 1)
+        clock.forward(1)
+    clock.forward(31)
+    with db.write() as conn:
+        conn.execute(select(job_rows.c.seq).where(job_rows.c.id == second.id).with_for_update())
+        reap = Act(lambda: leases.reap(other))
+        reap.waits(db)
+        conn.execute(update(lane_rows).where(lane_rows.c.id == LANE).values(virtual_time=7.0))
+    assert {job for job, _, _ in reap.ends()} == {first.id, second.id}
+
+
+def test_the_reaper_and_an_agent_that_renews_late_never_wait_in_a_ring(db, other, clock):
+    register(db)
+    register(db, "w2")
+    low, high = sorted([submit_one(db).id, submit_one(db).id])
+    taken = [leases.claim(db, worker, LANE) for worker in ("w1", "w2")]
+    for job, ago in ((high, 2), (low, 1)):  # the reaper's order is not the agent's
+        with db.write() as conn:
+            past = clock.time - timedelta(seconds=ago)
+            conn.execute(update(lease_rows).where(lease_rows.c.job == job).values(expires_at=past))
+    assert len(taken) == 2
+    with db.write() as conn:
+        # The agent's renewal, between its two leases.
+        later = clock.time + timedelta(seconds=30)
+        for n, job in enumerate((low, high)):
+            if n == 1:
+                reap = Act(lambda: leases.reap(other))
+                reap.waits(db)
+            conn.execute(update(lease_rows).where(lease_rows.c.job == job).values(expires_at=later))
+    assert [job for job, _, _ in reap.ends()] in ([high], [])
 
 
 def test_a_renewal_waits_for_the_reaper_and_hears_that_it_lost(db, other, clock):

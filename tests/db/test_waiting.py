@@ -115,6 +115,16 @@ def test_a_retry_waits_again_and_is_refused_while_the_other_has_failed(db, first
     assert leases.due(db) == [second]
 
 
+def test_who_waits_for_a_deleted_job_is_not_sent_to_retry_it(db, first):
+    second = submit_one(db, "second", depends_on=after(first)).id
+    jobs.cancel(db, first)
+    leases.due(db)
+    jobs.hide(db, first)
+    with pytest.raises(StateConflict) as refused:
+        jobs.retry(db, second)
+    assert refused.value.next == "that job was deleted: submit this one anew, without it"
+
+
 def test_hold_and_release_do_not_jump_over_what_it_waits_for(db, clock, first):
     second = submit_one(db, "second", depends_on=after(first), not_before=clock() + timedelta(days=1)).id
     jobs.hold(db, second)

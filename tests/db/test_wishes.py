@@ -55,6 +55,16 @@ def test_the_job_in_hand_is_finished_unless_it_is_wished_now(db, in_hand, of, wa
     assert order(db, in_hand) is Order.CANCEL
 
 
+def test_a_node_that_has_restarted_forgets_no_later_wish(db, in_hand):
+    wished = nodes.wish(db, "n1", Wish.RESTART)
+    nodes.wish(db, "n1", Wish.DRAIN, by="ann")  # while the dispatcher looks who has restarted
+    assert not nodes.restarted(db, wished)
+    assert wish_of(db).wish is Wish.DRAIN
+    wished = nodes.wish(db, "n1", Wish.RESTART)
+    assert nodes.restarted(db, wished)
+    assert (wish_of(db).wish, nodes.find(db)[0].wish_by) == (Wish.RUN, "the dispatcher")
+
+
 def test_to_run_again_takes_a_wish_back(db, in_hand):
     workers.wish(db, "w1", Wish.DRAIN, now=True)
     workers.wish(db, "w1", Wish.RUN, now=True)

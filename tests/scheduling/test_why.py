@@ -284,6 +284,14 @@ ALL = [
         "farm workers release gpu-1",
     ),
     (
+        "the only GPU is in quarantine, and its worker was ended",
+        {"quarantines": (ASIDE,), "workers": ()},
+        "quarantined",
+        "No worker is running, and a GPU is in quarantine: gpu-1 until 2026-11-03 12:10:00 UTC, "
+        "then a probe decides (2 different jobs met device faults).",
+        "farm workers release gpu-1",
+    ),
+    (
         "its quarantine is over but for the probe",
         {"quarantines": (replace(ASIDE, until=NOW),)},
         "quarantined",

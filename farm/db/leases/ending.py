@@ -26,7 +26,8 @@ def finish(
 ) -> bool:
     """The video is whole and in the store: make it the job's. True also if this claim already won.
 
-    A claim given up as lost may still deliver while the job waits in the queue at its epoch.
+    A claim given up as lost may still deliver while the job waits in the queue at its epoch; not once people
+    have asked for the job anew.
     """
 
     def act(conn: Connection) -> bool:
@@ -34,6 +35,7 @@ def finish(
             conn,
             FINISH,
             is_claim(job, epoch),
+            jobs.c.pardoned < epoch,  # a job may be retried long after the collector took what its last claim left
             worker=worker_of(conn, job, epoch),
             artifact=asdict(artifact),
             error=None,

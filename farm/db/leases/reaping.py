@@ -22,17 +22,21 @@ def reap(db: Database, crash_cap: int = 3) -> list[tuple[str, int, JobState]]:
     expires leases too.
     """
     reaped: list[tuple[str, int, JobState]] = []
-    with db.write() as conn:
-        stmt = (
-            select(leases.c.job, leases.c.epoch, leases.c.worker)
-            .where(leases.c.expires_at < farm_now())
-            .order_by(leases.c.expires_at)
-            .limit(REAP_AT_ONCE)
-        )
-        for row in conn.execute(stmt).all():
+    stmt = (
+        select(leases.c.job, leases.c.epoch, leases.c.worker)
+        .where(leases.c.expires_at < farm_now())
+        .order_by(leases.c.expires_at)
+        .limit(REAP_AT_ONCE)
+    )
+    with db.read() as conn:
+        expired = conn.execute(stmt).all()
+    for row in expired:
+        # A transaction each: who holds one job's lane and waits for the next job meets, in a ring, the worker
+        # that holds that job and waits for the lane; and an agent that renews both leases in another order.
+        with db.write() as conn:
             state = expire(conn, row.job, row.epoch, row.worker, crash_cap)
-            if state is not None:
-                reaped.append((row.job, row.epoch, state))
+        if state is not None:
+            reaped.append((row.job, row.epoch, state))
     return reaped
 
 

@@ -52,6 +52,8 @@ def stalled(db: Database, limits: StallLimits = _LIMITS) -> list[Stalled]:
             .join(jobs, jobs.c.id == leases.c.job)
             .join(workers, workers.c.id == leases.c.worker)
             .where(jobs.c.state == JobState.RUNNING, leases.c.progress_at < farm_now(-limits.shortest))
+            # What a lease that ran out says is old: while the database is away nobody can tell it of progress.
+            .where(leases.c.expires_at > farm_now())
             .order_by(leases.c.progress_at)
         )
         slow = conn.execute(stmt).all()
