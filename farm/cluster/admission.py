@@ -35,7 +35,9 @@ def take(slot: Slot, settings: Settings, worker: str, db: Database, log: Log) ->
         raise NotAdmitted("its device is not free") from error
 
 
-def prove(slot: Slot, settings: Settings, resident: Resident, preset: Preset, db: Database, log: Log) -> None:
+def prove(
+    slot: Slot, settings: Settings, resident: Resident, preset: Preset | None, db: Database, log: Log
+) -> None:
     """The probe after a quarantine. Raises NotAdmitted, unless the device is released by it."""
     try:
         said = probe.run(resident, preset, slot.is_gpu)

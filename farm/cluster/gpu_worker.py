@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from farm.cluster import admission, device
+from farm.cluster import admission, device, probe
 from farm.cluster.admission import NotAdmitted
 from farm.cluster.beating import Beater
 from farm.cluster.claim import Claim, Overdue
@@ -156,7 +156,7 @@ class GpuWorker:
         if self._on_probation:
             with self._changed:
                 self._change("probing")
-            preset = self._library.find(self._settings.model)
+            preset = probe.model_for(self._library, self._settings.model)
             admission.prove(self._slot, self._settings, self._resident, preset, db, self._log)
         self._advertise(db)
         with self._changed:

@@ -12,6 +12,7 @@ from farm.cluster.resident import Resident
 from farm.domain.errors import FarmError
 from farm.media.check import BLACK
 from model.events import Frames, RenderSpec
+from model.library import Library
 from model.wan.config import Preset
 
 PROMPT = "a red circle moves left"
@@ -23,13 +24,23 @@ class ProbeFailed(FarmError):
     code = "probe_failed"
 
 
-def run(resident: Resident, preset: Preset, on_gpu: bool) -> str:
+def model_for(library: Library, wanted: str) -> Preset | None:
+    """What to render: the farm's model, else any that this machine has. No card is at fault for absent weights."""
+    installed = {preset.name: preset for preset in library.installed()}
+    return installed.get(wanted) or next(iter(installed.values()), None)
+
+
+def run(resident: Resident, preset: Preset | None, on_gpu: bool) -> str:
     """What was done, for people. Raises ProbeFailed, and whatever the device or the model raises."""
+    said: list[str] = []
     if on_gpu:
         _multiply()
-    brightest = _render(resident, preset)
-    done = f"{_ROUNDS} products of {_SIDE} x {_SIDE} matrices were exact, and " if on_gpu else ""
-    return f"{done}{preset.name} rendered {_FRAMES} frames (brightest pixel {brightest})"
+        said.append(f"{_ROUNDS} products of {_SIDE} x {_SIDE} matrices were exact")
+    if preset is None:
+        said.append("there is no model here to render with")
+    else:
+        said.append(f"{preset.name} rendered {_FRAMES} frames (brightest pixel {_render(resident, preset)})")
+    return ", and ".join(said)
 
 
 def _multiply() -> None:
