@@ -2,9 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.timeout(600)  # a farm starts, burns and comes to rest, and the machine may be busy
 def test_a_farm_under_fire_keeps_its_promises() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("turbofarm-chaos-*"))
     options = ["--minutes", "0.1", "--seed", "7", "--workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "farm.cli.main", "chaos", *options],
@@ -39,7 +38,9 @@ def test_a_farm_under_fire_keeps_its_promises() -> None:
     assert report["accepted"] >= 1
     assert report["drained_after"] is not None
     assert report["videos_whole"] == report["jobs"].get("succeeded", 0)
-    assert set(Path(tempfile.gettempdir()).glob("turbofarm-chaos-*")) <= before
+    where = re.search(r"^A farm on http://\S+, in (\S+)$", done.stderr, re.MULTILINE)
+    assert where is not None, done.stderr
+    assert not Path(where[1]).exists(), "a run without violations leaves nothing behind"
 
 
 class Audited:

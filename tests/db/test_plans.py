@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from farm.db import events, jobs, lanes, leases, nodes, progress
 from farm.db.tables import metadata
@@ -156,6 +157,8 @@ def test_a_fault_looks_at_the_faults_of_its_gpu(busy):
 
 def test_stalls_are_looked_for_among_the_running_and_the_newest_videos(busy, clock):
     clock.forward(10**5)
+    with busy.write() as conn:  # their workers live and say so
+        conn.execute(update(metadata.tables["leases"]).values(expires_at=clock.time + timedelta(seconds=30)))
     with plans(busy) as told:
         assert leases.stalled(busy)
     assert told.by("leases", "key", "job"), told
