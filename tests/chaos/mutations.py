@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HISTORIES = ("tests.chaos.histories", "--count", "1500", "--seed", "1", "--no-shrink")
 QUARANTINE = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/db/test_quarantine.py")
+WAITING = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/db/test_waiting.py")
 SIDE_BY_SIDE = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/db/test_side_by_side.py")
 
 
@@ -180,6 +181,7 @@ MUTATIONS = (
         "a released job forgets what it waits for", "db/jobs.py",
         "taken = move(conn, arrow, jobs.c.id == job_id, waiting.met(), **values)",
         "taken = move(conn, arrow, jobs.c.id == job_id, **values)",
+        caught_by=WAITING,
     ),
     # -- who is next
     Mutation("a lane that was away owns the farm", "db/transitions.py", "if floor is not None:", "if False:"),
