@@ -8,18 +8,16 @@ reflow (Liu et al. 2023). Half of the noisy latents are what the student itself 
 that it learns to mend its own errors (DAgger, Ross et al. 2011; backward simulation, Yin et al. 2024).
 """
 
-import argparse
 import itertools
 import random
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model import sampler
-from model.training.denoiser import Batch, Denoiser, Pool, loaded
-from model.training.run import Log, Schedule, resume, train
-from model.training.setup import CLIPS, SHAPES, SIGMA_MAX
+from model.training.denoiser import Batch, Denoiser, Pool
+from model.training.distil import distil
+from model.training.setup import CLIPS, SIGMA_MAX
 
 SOLVER_STEPS = 16  # of the teacher's whole way
 # How often each of the four times is trained: the first has the most to learn.
@@ -61,9 +59,7 @@ def noisy(student: Denoiser, drawn: Batch, step: int, text: Tensor, on_path: boo
     return x
 
 
-def endpoint_loss(
-    student: Denoiser, teacher: Denoiser, pool: Pool, shift: float, batch: int, rng: random.Random
-) -> Tensor:
+def endpoint_loss(student: Denoiser, teacher: Denoiser, pool: Pool, batch: int, rng: random.Random) -> Tensor:
     drawn = pool.draw(batch)
     step = rng.choices(range(len(SHARES)), SHARES)[0]
     with torch.autocast(drawn.x0.device.type, torch.bfloat16):
@@ -72,42 +68,12 @@ def endpoint_loss(
             teachers_text = teacher.text(drawn.ids)
     x = noisy(student, drawn, step, text.detach(), rng.random() < ON_PATH)
     t = TIMES[step]
-    target = (x - endpoint(teacher, x, t, teachers_text, drawn, shift)) / t
+    target = (x - endpoint(teacher, x, t, teachers_text, drawn, CLIPS["whole"].shift)) / t
     return (ask(student, x, t, text, drawn) - target).square().mean()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--task", choices=SHAPES, default="t2v")
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--seed", type=int, default=5)
-    Schedule.arguments(parser, seconds=500, lr=5e-4, cosine_from=0.4)
-    args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shift = CLIPS["whole"].shift
-    path = args.out / f"student-{args.task}.safetensors"
-    teacher = loaded(SHAPES[args.task], args.out / f"guided-{args.task}.safetensors", device)
-    student = Denoiser(SHAPES[args.task])
-    resumed = resume(student, path)
-    if not resumed:
-        student.load_state_dict(teacher.state_dict())
-    student.to(device).text_encoder.requires_grad_(False)  # one for all models
-    pool = Pool(args.out / "pool-whole.safetensors", args.task == "i2v", device)
-    log = Log(args.out / "student.jsonl")
-    log(stage="student", task=args.task, resumed=resumed, seed=args.seed, seconds=args.seconds, lr=args.lr,
-        batch=args.batch, solver_steps=SOLVER_STEPS, shares=SHARES, on_path=ON_PATH)  # fmt: skip
-    if not args.no_compile:
-        teacher.compile_blocks()
-        student.compile_blocks()
-    rng = random.Random(args.seed)
-
-    def loss() -> Tensor:
-        return endpoint_loss(student, teacher, pool, shift, args.batch, rng)
-
-    steps = train(student, loss, Schedule.of(args), path, log)
-    log(stage="student done", steps=steps, samples=steps * args.batch)
+    distil(__doc__, "student", "guided", endpoint_loss, seconds=500, cosine_from=0.4, batch=96, seed=5)
 
 
 if __name__ == "__main__":
