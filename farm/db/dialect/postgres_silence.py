@@ -62,6 +62,8 @@ def watch(engine: Engine, write: float) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
+        nonlocal silent_until
+        silent_until = 0.0  # it has answered somebody
         reads = connection.get_execution_options().get("postgresql_readonly", False)
         _of(connection.connection.driver_connection).within = _READ if reads else write
 
