@@ -25,7 +25,21 @@ class Upload:
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """The fields of a request. Raises BadBody or BodyTooLarge."""
+    """The fields of a request, read once however many ask. Raises BadBody or BodyTooLarge."""
+    if not hasattr(request.state, "fields"):
+        request.state.fields = await _fields(request)
+    return dict(request.state.fields)
+
+
+async def read_form_token(request: Request) -> str:
+    """What a page's form says of itself; it is no field of what people wish. Empty where there is none."""
+    if _kind(request) not in _FORMS:
+        return ""
+    await read_body(request)
+    return str(request.state.form_token)
+
+
+async def _fields(request: Request) -> dict[str, Any]:
     kind = _kind(request)
     raw = await _read(request, MAX_FILE_BODY if kind == "multipart/form-data" else MAX_BODY)
     if kind in _FORMS:
@@ -43,10 +57,9 @@ async def read_body(request: Request) -> dict[str, Any]:
 
 async def read_file(request: Request) -> bytes:
     """The one file of a request: its body, or the only file of its form. Raises BadBody or BodyTooLarge."""
-    raw = await _read(request, MAX_FILE_BODY)
     if _kind(request) not in _FORMS:
-        return raw
-    files = [value for value in (await _form(request)).values() if isinstance(value, Upload)]
+        return await _read(request, MAX_FILE_BODY)
+    files = [value for value in (await read_body(request)).values() if isinstance(value, Upload)]
     if len(files) != 1:
         raise BadBody("the form must have exactly one file", "send the image as the body, or as `image`")
     return files[0].data
@@ -76,6 +89,7 @@ async def _form(request: Request) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         fields[name] = Upload(value.filename or "", await value.read()) if isinstance(value, UploadFile) else value
+    request.state.form_token = fields.pop("csrf", "")
     return fields
 
 

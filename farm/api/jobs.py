@@ -1,7 +1,7 @@
 """`/api/jobs`: everything about jobs. Each change pokes the dispatcher once it is durable."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -147,9 +147,10 @@ def preview(
 
 def accept(farm: Services, body: Json, idempotency_key: str | None = None) -> NewJob:
     """The wish of a request, its uploaded image kept. Raises FarmError naming the field that is wrong."""
-    return new_job(
+    wish = new_job(
         with_images_kept(farm, body), farm.models, idempotency_key=idempotency_key, images=image_sizes(farm)
     )
+    return replace(wish, owner=farm.person.name)
 
 
 def submit_one(farm: Services, wish: NewJob, response: Response) -> Json:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from farm.domain.job import Attempt, Dependency, Job, JobSpec, Progress
+from farm.domain.person import Token
 from farm.domain.request import seconds_of
 from farm.domain.states import JobState, StageName
 from farm.domain.worker import Node, Quarantine, Worker
@@ -216,6 +217,22 @@ def quarantine_json(one: Quarantine) -> Json:
         "probes": one.probes,
         "last_probe_at": when(one.last_probe_at),
         "last_probe": one.last_probe,
+    }
+
+
+def token_json(one: Token) -> Json:
+    """Never its digest: who reads a list has no use for it."""
+    return {
+        "object": "token",
+        "prefix": one.prefix,
+        "name": one.name,
+        "role": one.role.value,
+        "created_at": when(one.created_at),
+        "created_by": one.created_by,
+        "expires_at": when(one.expires_at),
+        "last_used_at": when(one.last_used_at),
+        "revoked_at": when(one.revoked_at),
+        "revoked_by": one.revoked_by,
     }
 
 
