@@ -1,4 +1,4 @@
-"""Who may do what: one rule a route, and the gate that every request passes. A route without a rule is for admins."""
+"""Who may do what: one rule a route, and the gate that every request passes. Without a rule, admins only."""
 
 from enum import Enum, auto
 from typing import Annotated, cast
@@ -27,29 +27,28 @@ class Rule(Enum):
 
 _HERE = {
     Rule.ANYONE: [
-        "GET /healthz", "GET /readyz", "GET /metrics", "GET /favicon.ico", "GET /login", "POST /login", "POST /logout",
+        "GET /healthz", "GET /readyz", "GET /favicon.ico", "GET /login", "POST /login", "POST /logout",
         "GET /api/openapi.json",
     ],
     Rule.PERSON: [
         "POST /v1/videos", "GET /v1/videos", "GET /v1/videos/{video_id}", "GET /v1/videos/{video_id}/content",
         "POST /api/jobs", "GET /api/jobs", "GET /api/jobs/{job_id}", "POST /api/jobs/{job_id}/rerun",
         "GET /api/jobs/{job_id}/content", "GET /api/jobs/{job_id}/thumbnail", "GET /api/jobs/{job_id}/preview",
-        "GET /api/jobs/{job_id}/logs",
         "POST /api/batches", "GET /api/batches/{name:path}",
         "POST /api/images", "GET /api/images/{digest}", "GET /api/images/{digest}/thumbnail",
         "GET /api/workers", "GET /api/workers/{worker_id}", "GET /api/nodes", "GET /api/gpus",
-        "GET /api/lanes", "GET /api/models", "GET /api/usage", "GET /api/health", "GET /api/me",
+        "GET /api/models", "GET /api/health", "GET /api/me",
         "GET /api/events", "HEAD /api/events",
         "GET /", "GET /jobs/{job_id}", "GET /workers", "POST /submit",
     ],
     Rule.OWNER: [
-        "DELETE /v1/videos/{video_id}", "PATCH /api/jobs/{job_id}", "DELETE /api/jobs/{job_id}",
+        "DELETE /v1/videos/{video_id}", "PATCH /api/jobs/{job_id}",
         "POST /api/jobs/{job_id}/cancel", "POST /api/jobs/{job_id}/hold", "POST /api/jobs/{job_id}/release",
         "POST /api/jobs/{job_id}/retry", "POST /jobs/{job_id}/{verb}",
     ],
     Rule.OPERATOR: [
         "POST /api/workers/{worker_id}/wish", "POST /api/nodes/{name}/wish", "POST /api/gpus/{gpu}/quarantine",
-        "POST /api/gpus/{gpu}/release", "PATCH /api/lanes/{lane:path}",
+        "POST /api/gpus/{gpu}/release",
         "POST /workers/{name}/{verb}", "POST /nodes/{name}/{verb}", "POST /gpus/{name}/{verb}",
     ],
     Rule.ADMIN: ["GET /api/tokens", "POST /api/tokens", "DELETE /api/tokens/{prefix}"],
@@ -76,8 +75,9 @@ def gate(request: Request) -> Visitor:
     if not person.role.covers(_NEEDS[rule]):
         needed = "an operator" if _NEEDS[rule] is Role.OPERATOR else "an admin"
         raise NotAllowed(f"this is for {needed}, and {person.name} is an {person.role}", f"ask {needed} to do it")
-    if rule is Rule.OWNER and not person.role.covers(Role.OPERATOR) and not request.app.state.services.artists_change_all:
-        _own(request.app.state.services.db, request, person)
+    farm = request.app.state.services
+    if rule is Rule.OWNER and not person.role.covers(Role.OPERATOR) and not farm.artists_change_all:
+        _own(farm.db, request, person)
     return visitor
 
 
@@ -115,7 +115,9 @@ NOBODY = Person("", Role.ARTIST)
 def _own(db: Database, request: Request, person: Person) -> None:
     params = request.path_params
     job = jobs.get(db, str(params.get("job_id") or params["video_id"]))
-    reruns = request.url.path.endswith(("/rerun", "/reseed"))  # the page's buttons for what makes a job of one's own
+    reruns = request.url.path.endswith(
+        ("/rerun", "/reseed")
+    )  # the page's buttons for what makes a job of one's own
     if job.owner != person.name and not reruns:
         raise NotAllowed(
             f"job {job.id} belongs to {job.owner}", f"ask {job.owner} or an operator; a rerun makes one of your own"

@@ -67,6 +67,10 @@ class Accounts:
             self._looked_at = self._clock()
         return not self._locked
 
+    def look_again(self) -> None:
+        """There may be an account since a moment ago."""
+        self._looked_at = -1e9
+
     def who(self, headers: Mapping[str, str], cookies: Mapping[str, str], address: str) -> Visitor:
         """Raises NotSignedIn, TooManyTries, DatabaseUnavailable."""
         if self.open:
@@ -152,7 +156,9 @@ class Tries:
         with self._lock:
             since = self._clock() - WINDOW
             mine = self._wrong.get(address, ())
-            too_many = sum(at > since for at in mine) >= TRIES or sum(at > since for at in self._all) >= TRIES_OF_ALL
+            too_many = (
+                sum(at > since for at in mine) >= TRIES or sum(at > since for at in self._all) >= TRIES_OF_ALL
+            )
         if too_many:
             raise TooManyTries("too many wrong tries", f"wait {WINDOW:.0f} seconds, then try again")
 

@@ -52,7 +52,9 @@ async def _fields(request: Request) -> dict[str, Any]:
         raise BadBody(f"the body is not JSON: {error}", 'send an object such as {"prompt": "..."}') from None
     if not isinstance(value, dict):
         raise BadBody("the body is not a JSON object", 'send an object such as {"prompt": "..."}')
-    return cast("dict[str, Any]", value)
+    fields = cast("dict[str, Any]", value)
+    fields.pop("csrf", None)  # of a page's form that its script has sent as JSON
+    return fields
 
 
 async def read_file(request: Request) -> bytes:

@@ -28,7 +28,10 @@ class Guard:
         headers = Headers(scope=scope)
         host = _name(f"//{headers.get('host', '')}")
         if host not in self.hosts and not self.any_host:
-            return WrongHost(f"this farm does not answer to the name {host!r}", "open it as http://127.0.0.1, or add the name to FARM_HOSTS")
+            return WrongHost(
+                f"this farm does not answer to the name {host!r}",
+                "open it as http://127.0.0.1, or add the name to FARM_HOSTS",
+            )
         origin = headers.get("origin")
         own = {host} if self.any_host else self.hosts
         if origin is not None and scope["method"] not in {"GET", "HEAD"} and _name(origin) not in own:

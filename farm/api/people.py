@@ -1,9 +1,10 @@
 """`/api/me` and `/api/tokens`: who is asking, and who else may."""
 
-from typing import Any
+from typing import Any, cast
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from farm.api.accounts import Accounts
 from farm.api.body import Body
 from farm.api.present import Json, token_json
 from farm.api.services import Farm
@@ -44,14 +45,15 @@ def index(farm: Farm) -> Json:
 
 
 @router.post("/tokens", status_code=201)
-def create(farm: Farm, body: Body) -> Json:
-    """{name, role, seconds}: `token` of the answer is the secret, shown this once. Without seconds it never ends."""
+def create(farm: Farm, request: Request, body: Body) -> Json:
+    """`token` of the answer is the secret, shown this once. Without `seconds` it is valid until it is revoked."""
     if unknown := sorted(set(body) - {"name", "role", "seconds", "by"}):
         raise InvalidRequest(
             f"a token has no field called {quote(unknown[0])}", "there are: name, role, seconds", unknown[0][:80]
         )
     name, role = check_name(body.get("name")), check_role(body.get("role", Role.ARTIST))
     made = tokens.create(farm.db, name, role, farm.by(_text(body.get("by"))), _seconds(body.get("seconds")))
+    cast(Accounts, request.app.state.accounts).look_again()  # the first one ends the time of trust
     return {**token_json(made.token), "token": made.secret}
 
 

@@ -81,7 +81,6 @@ class Services:
         """What can be asked for at this moment: workers come and go, and models are pulled while it runs."""
         return self.models_now()
 
-
     def to(self, person: Person) -> "Services":
         """The same farm, as this person meets it."""
         met = copy.copy(self)

@@ -23,8 +23,8 @@ def refuse_without_sign_in(settings: Settings) -> None:
         return
     where = f"on {settings.host}" if not settings.host_names else f"as {', '.join(settings.host_names)}"
     raise NoSignIn(
-        f"the page and API cannot be served {where} without sign-in: whoever reached it could use and stop the farm",
-        "make an account: farm token create YOU --role admin, or name:password lines with --auth-file FILE; or leave"
+        f"page and API cannot be served {where} without sign-in: whoever reached it could use and stop the farm",
+        "make an account: farm token create YOU --role admin, or NAME:PASSWORD lines in --auth-file FILE; or leave"
         f" host at 127.0.0.1 and reach it through ssh -L {settings.port}:127.0.0.1:{settings.port}",
         field="host",
     )

@@ -1,4 +1,4 @@
-"""Tokens: made, listed, revoked, and looked up when somebody shows one. The secret itself never comes here to stay."""
+"""Tokens: made, listed, revoked, and looked up when somebody shows one. Their secrets are never kept."""
 
 import hmac
 import logging
@@ -75,18 +75,11 @@ def look_up(db: Database, secret: str) -> Token | None:
 
 def valid(db: Database, prefix: str) -> Token | None:
     """The token of this prefix unless it was revoked or is over; notes, now and then, that it is in use."""
+    stale = func.coalesce(tokens.c.last_used_at < farm_now(-_COARSE), True).label("stale")
+    lasts = tokens.c.expires_at.is_(None) | (tokens.c.expires_at > farm_now())
+    stmt = select(tokens, stale).where(tokens.c.prefix == prefix, tokens.c.revoked_at.is_(None), lasts)
     with db.read() as conn:
-        row = (
-            conn.execute(
-                select(tokens, func.coalesce(tokens.c.last_used_at < farm_now(-_COARSE), True).label("stale")).where(
-                    tokens.c.prefix == prefix,
-                    tokens.c.revoked_at.is_(None),
-                    tokens.c.expires_at.is_(None) | (tokens.c.expires_at > farm_now()),
-                )
-            )
-            .mappings()
-            .one_or_none()
-        )
+        row = conn.execute(stmt).mappings().one_or_none()
     if row is None:
         return None
     if row["stale"]:

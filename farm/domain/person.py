@@ -18,7 +18,7 @@ _LINE = re.compile(r"(?:(artist|operator|admin)[ \t]+)?([^\s:]+):(.+)")
 
 
 class Role(StrEnum):
-    """Each may what the one before it may: artists their own jobs, operators workers and all jobs, admins tokens."""
+    """Each may what the one before may: artists their own jobs, operators workers and all jobs, admins tokens."""
 
     ARTIST = "artist"
     OPERATOR = "operator"

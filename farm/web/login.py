@@ -18,15 +18,14 @@ router = APIRouter(include_in_schema=False)
 WORDS = {
     "en": {
         "title": "Sign in", "name": "Name", "password": "Password or token", "go": "Sign in",
-        "token_hint": "With a token (farm_…) no name is needed. Whoever runs this farm makes one: farm token create",
-        "wrong": "Name, password or token is wrong.", "wait": "Too many wrong tries. Wait a minute, then try again.",
-        "out": "Sign out",
+        "token_hint": "A token (farm_…) needs no name. Whoever runs this farm makes one: farm token create",
+        "wrong": "Name, password or token is wrong.",
+        "wait": "Too many wrong tries. Wait a minute, then try again.",
     },
     "zh": {
         "title": "登录", "name": "用户名", "password": "密码或令牌", "go": "登录",
         "token_hint": "使用令牌（farm_…）时不需要用户名。令牌由农场管理员创建：farm token create",
         "wrong": "用户名、密码或令牌不正确。", "wait": "错误次数过多，请一分钟后再试。",
-        "out": "退出登录",
     },
 }  # fmt: skip
 
@@ -88,5 +87,7 @@ def _form(
 def _here(wanted: str) -> str:
     """Only to a page of this farm: an address of elsewhere after signing in is how people are fished for."""
     parts = urlsplit(wanted)
-    local = wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    local = (
+        wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    )
     return wanted if local and wanted.isprintable() and "\\" not in wanted else "/"

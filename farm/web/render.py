@@ -50,7 +50,9 @@ def environment() -> Environment:
     )
     open_env: Any = env  # jinja2 leaves the types of both tables open
     open_env.filters.update(ago=ago, exact=exact, size=size, took=took)
-    open_env.globals.update(asset=asset, signed_in=signed_in, states={s.value: word for s, word in STATES.items()}, stages=STAGES)
+    open_env.globals.update(
+        asset=asset, signed_in=signed_in, states={s.value: word for s, word in STATES.items()}, stages=STAGES
+    )
     return env
 
 
