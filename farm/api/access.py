@@ -34,9 +34,11 @@ _HERE = {
         "POST /v1/videos", "GET /v1/videos", "GET /v1/videos/{video_id}", "GET /v1/videos/{video_id}/content",
         "POST /api/jobs", "GET /api/jobs", "GET /api/jobs/{job_id}", "POST /api/jobs/{job_id}/rerun",
         "GET /api/jobs/{job_id}/content", "GET /api/jobs/{job_id}/thumbnail", "GET /api/jobs/{job_id}/preview",
-        "POST /api/batches", "GET /api/batches/{name:path}",
+        "GET /api/jobs/{job_id}/logs",
+        "POST /api/batches", "GET /api/batches/{name}",
         "POST /api/images", "GET /api/images/{digest}", "GET /api/images/{digest}/thumbnail",
         "GET /api/workers", "GET /api/workers/{worker_id}", "GET /api/nodes", "GET /api/gpus",
+        "GET /api/lanes", "GET /api/usage",
         "GET /api/models", "GET /api/health", "GET /api/me",
         "GET /api/events", "HEAD /api/events",
         "GET /", "GET /jobs/{job_id}", "GET /workers", "POST /submit",
@@ -48,7 +50,7 @@ _HERE = {
     ],
     Rule.OPERATOR: [
         "POST /api/workers/{worker_id}/wish", "POST /api/nodes/{name}/wish", "POST /api/gpus/{gpu}/quarantine",
-        "POST /api/gpus/{gpu}/release",
+        "POST /api/gpus/{gpu}/release", "PATCH /api/lanes/{lane}",
         "POST /workers/{name}/{verb}", "POST /nodes/{name}/{verb}", "POST /gpus/{name}/{verb}",
     ],
     Rule.ADMIN: ["GET /api/tokens", "POST /api/tokens", "DELETE /api/tokens/{prefix}"],
@@ -60,7 +62,7 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 def rule_of(method: str, path: str) -> Rule:
-    return RULES.get(f"{method} {path}", Rule.ADMIN)
+    return RULES.get(f"{method} {path.replace(':path}', '}')}", Rule.ADMIN)
 
 
 def gate(request: Request) -> Visitor:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from fastapi import Depends, FastAPI
 
-from farm.api import batches, document, errors, events, health, images, jobs, models, people, videos, workers
+from farm.api import batches, document, errors, events, health, images, jobs, lanes, models, people, videos, workers
 from farm.api.access import gate, own_page_only
 from farm.api.accounts import Accounts
 from farm.api.guard import Guard, Head
@@ -36,7 +36,20 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.accounts = Accounts(services.db, services.passwords, services.sessions, services.public)
     errors.install(app)
-    for resource in (videos, jobs, batches, images, workers, models, people, health, events, document, login):
+    for resource in (
+        videos,
+        jobs,
+        batches,
+        images,
+        workers,
+        lanes,
+        models,
+        people,
+        health,
+        events,
+        document,
+        login,
+    ):
         app.include_router(resource.router)
     pages.install(app)
     app.add_middleware(Head, endless=(events.PATH,))

@@ -1,6 +1,7 @@
 """What a request says: JSON or a form, as one plain mapping, with a limit on its size."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -13,6 +14,8 @@ from farm.api.errors import BadBody, BodyTooLarge
 
 MAX_BODY = 16 * 2**20
 MAX_FILE_BODY = 33 * 2**20  # the largest image, and the form around it
+_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\]){1,3})")
+_PART = re.compile(r"\[([^\[\]]*)\]")
 _FORMS = {"multipart/form-data", "application/x-www-form-urlencoded"}
 
 
@@ -90,9 +93,32 @@ async def _form(request: Request) -> dict[str, Any]:
         raise BadBody(f"the form cannot be read: {error}", "send it as multipart/form-data or JSON") from None
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
-        fields[name] = Upload(value.filename or "", await value.read()) if isinstance(value, UploadFile) else value
+        said = Upload(value.filename or "", await value.read()) if isinstance(value, UploadFile) else value
+        _put(fields, _parts(name), said)
     request.state.form_token = fields.pop("csrf", "")
     return fields
+
+
+def _parts(name: str) -> list[str]:
+    """tags[shot] is a part of tags, depends_on[] one more of a list: so clients write into forms what has parts."""
+    found = _NAME.fullmatch(name)
+    return [name] if found is None else [found[1], *_PART.findall(found[2])]
+
+
+def _put(fields: dict[str, Any], parts: list[str], value: Any) -> None:
+    first, *rest = parts
+    if not rest:
+        fields[first] = value
+    elif rest == [""]:
+        there = fields.setdefault(first, [])
+        if not isinstance(there, list):
+            raise BadBody(f"the form says {first} in two ways", "say it once")
+        cast("list[Any]", there).append(value)
+    else:
+        inner = fields.setdefault(first, {})
+        if not isinstance(inner, dict):
+            raise BadBody(f"the form says {first} in two ways", "say it once")
+        _put(cast("dict[str, Any]", inner), rest, value)
 
 
 Body = Annotated[dict[str, Any], Depends(read_body)]

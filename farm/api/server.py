@@ -57,6 +57,7 @@ def build_services(settings: Settings) -> Services:
         dispatcher_alive=functools.partial(dispatcher_listens, settings),
         hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host, *settings.host_names}),
         any_host=settings.is_public and not settings.host_names,
+        log_dir=settings.log_dir,
         passwords=settings.passwords(),
         sessions=Sessions(session_key(settings)),
         public=settings.is_public,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -65,6 +66,7 @@ class Services:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     stall_limits: StallLimits = field(default_factory=StallLimits)  # as the machines have them
     store_redirect: bool = False  # videos straight from the store, where it has addresses for everyone
+    log_dir: Path | None = None  # of this machine's processes
     passwords: tuple[Password, ...] = ()
     sessions: Sessions | None = None  # None: cookies of this process only
     public: bool = False  # others than this machine's users reach it: nobody gets in without signing in

@@ -32,7 +32,7 @@ def routes(app: Any) -> Iterator[tuple[str, str]]:
         if inner is not None:
             yield from routes(inner)
         elif isinstance(route, APIRoute):
-            yield from ((method, route.path) for method in sorted(route.methods))
+            yield from ((method, route.path.replace(":path}", "}")) for method in sorted(route.methods))
         else:
             assert route.path == "/static", f"{route.path}: a route that the gate does not see"
 
@@ -70,7 +70,6 @@ def test_each_role_may_what_its_rules_say_and_nothing_else(
         if path == "/api/events" and method == "GET":
             method = "HEAD"  # the stream itself never ends
         filled = path.replace("{job_id}", job).replace("{video_id}", job).replace("{verb}", "nothing")
-        filled = filled.replace(":path", "")
         for name in ("worker_id", "name", "gpu", "digest", "prefix", "lane"):
             filled = filled.replace(f"{{{name}}}", "nothing")
         assert "{" not in filled, f"{path}: give this parameter a value"
