@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "rerun": ("jobs", "rerun", "Render a job's settings again as a new job.", "Videos"),
     "hold": ("jobs", "hold", "Keep queued jobs from starting.", "Videos"),
     "release": ("jobs", "release", "Let held jobs go.", "Videos"),
+    "logs": ("queue", "logs", "What was logged about a job.", "Videos"),
+    "usage": ("queue", "usage", "GPU time by owner and project.", "Videos"),
     "config": ("profiles", "config", "Your farms, and how you sign in there.", "Videos"),
     "batch": ("batch", "batch", "Many prompts at once.", "Videos"),
     "up": ("farm", "up", "Start a farm on this machine.", "Farm"),
