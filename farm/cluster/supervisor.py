@@ -83,6 +83,7 @@ def folder_held(settings: Settings) -> Generator[tuple[FarmLock, Log]]:
         settings.make_folders()
         yield lock, log
     finally:
+        (settings.run_dir / "auth").unlink(missing_ok=True)  # see Settings.with_auth_in_file
         settings.remove_fallback_folders()
         lock.release()
 
