@@ -48,8 +48,8 @@ def test_create_poll_and_download(client: openai.OpenAI, machine: Machine) -> No
     with rendering(machine):
         video = client.videos.create_and_poll(
             prompt="a large red circle moving up",
-            seconds="1.33",
-            size="96x96",
+            seconds="2",
+            size="192x192",
             poll_interval_ms=20,  # type: ignore[arg-type]
         )
     assert (video.status, video.progress, video.model, video.error) == ("completed", 100, "demo-t2v", None)
@@ -120,7 +120,7 @@ def test_errors_are_the_clients_own_classes_and_say_what_helps(served: Served, c
     with pytest.raises(openai.UnprocessableEntityError) as wrong:
         client.videos.create(prompt="a kite", size="100x100")  # type: ignore[arg-type]
     assert isinstance(wrong.value.body, dict)
-    assert (wrong.value.body["next"], wrong.value.code) == ("use 96x96", "invalid_request")
+    assert (wrong.value.body["next"], wrong.value.code) == ("use 192x192", "invalid_request")
     early = client.videos.create(prompt="a kite")
     with pytest.raises(openai.ConflictError):
         client.videos.download_content(early.id)
