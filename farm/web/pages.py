@@ -20,8 +20,9 @@ from farm.db.engine import Database
 from farm.domain.errors import FarmError
 from farm.domain.job import Job
 from farm.domain.states import FINAL, JobState
-from farm.web.render import STATIC, page
-from farm.web.words import CHIPS, ideas, language
+from farm.web.render import STATIC, page, spoken
+from farm.web.words import CHIPS
+from farm.web.words.ideas import ideas
 from farm.web.workers import NoSuchButton, wish_from_form, workers_view
 
 router = APIRouter(include_in_schema=False)
@@ -44,10 +45,11 @@ _BLANK: Json = {
 
 
 class _Immutable(StaticFiles):
-    """Assets carry a digest of their content in their address."""
+    """The first part of an address is the version of all of them."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
+        # The version is for the browser alone; what was drawn by an older server finds the present file.
+        response = await super().get_response(path.partition("/")[2], scope)
         if response.status_code == 200:
             response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response
@@ -61,41 +63,37 @@ def install(app: FastAPI) -> None:
 @router.get("/", response_class=HTMLResponse)
 def home(
     farm: Farm,
+    request: Request,
     state: str = "",
     q: Annotated[str, Query(max_length=200)] = "",
     after: str | None = None,
 ) -> Response:
-    return _home(farm, state if state in CHIPS else "", q.strip(), after)
+    return _home(farm, request, state if state in CHIPS else "", q.strip(), after)
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
-def job_page(farm: Farm, job_id: str) -> Response:
+def job_page(farm: Farm, request: Request, job_id: str) -> Response:
     cursor = events.latest(farm.db)
     job = job_detail(farm, job_id)
     stages = list(dict.fromkeys(stage for attempt in job["attempts"] for stage in attempt["timings"]))
     context = {"job": job, "stage_names": stages, "cursor": cursor, "settings": _settings(job)}
-    return page("job.html", context)
+    return page(request, "job.html", context)
 
 
 @router.get("/workers", response_class=HTMLResponse)
-def workers_page(farm: Farm, request: Request, lang: str | None = None) -> Response:
-    kept = request.cookies.get("lang")
-    spoken = language(lang, kept, request.headers.get("accept-language", ""))
-    answer = page("workers.html", workers_view(farm, spoken))
-    if lang == spoken != kept:
-        answer.set_cookie("lang", spoken, max_age=31536000, samesite="lax")
-    return answer
+def workers_page(farm: Farm, request: Request) -> Response:
+    return page(request, "workers.html", workers_view(farm, spoken(request)))
 
 
 @router.post("/submit")
-def submit(farm: Farm, body: Body) -> Response:
+def submit(farm: Farm, request: Request, body: Body) -> Response:
     """The form without the script: back to the page, or the page with what is wrong."""
     try:
         jobs.submit(farm.db, [accept(farm, body)])
     except FarmError as error:
         # A file cannot be put back into a form; its field is empty again.
         shown = {name: value for name, value in body.items() if isinstance(value, str)}
-        return _home(farm, "", "", None, wish=shown, error=error)
+        return _home(farm, request, "", "", None, wish=shown, error=error)
     farm.poke()
     return RedirectResponse("/", 303)
 
@@ -139,6 +137,7 @@ def _settings(job: Json) -> Json:
 
 def _home(
     farm: Services,
+    request: Request,
     chip: str,
     search: str,
     after: str | None,
@@ -147,7 +146,7 @@ def _home(
 ) -> Response:
     cursor = events.latest(farm.db)  # before the jobs are read: what happens meanwhile is told by the stream
     counts = jobs.counts(farm.db)
-    wanted = CHIPS[chip][1] if chip else tuple(JobState)
+    wanted = CHIPS[chip] if chip else tuple(JobState)
     rows, more = ([], 0) if after else _rows(farm, wanted, search, bool(chip), counts)
     videos: list[Job] = []
     older = None
@@ -161,11 +160,10 @@ def _home(
         "chip": chip,
         "search": search,
         "chips": [
-            (name, label, sum(counts[s] for s in states), _address(name, search))
-            for name, (label, states) in CHIPS.items()
+            (name, states, sum(counts[s] for s in states), _address(name, search)) for name, states in CHIPS.items()
         ],
         "everything": (sum(counts.values()), _address("", search)),
-        "groups": {name: [s.value for s in states] for name, (_, states) in CHIPS.items()},
+        "groups": {name: [s.value for s in states] for name, states in CHIPS.items()},
         "rows": [job_json(job) for job in rows],
         "more": more,
         "videos": [job_json(job) for job in videos],
@@ -173,12 +171,12 @@ def _home(
         "paged": after is not None,
         "workers": worker_list(farm),
         "models": sorted(models, key=lambda m: not m["default"]),
-        "ideas": ideas(),
+        "ideas": ideas(spoken(request)),
         "blank": _BLANK,
         "wish": wish or {},
         "error": error,
     }
-    return page("home.html", context, error.status if error else 200)
+    return page(request, "home.html", context, error.status if error else 200)
 
 
 def _rows(
