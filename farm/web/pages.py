@@ -1,47 +1,25 @@
 """The page: queue and gallery, one job, and the forms behind their buttons (they work without the script)."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from farm.api.body import Body
 from farm.api.jobs import accept, again, job_detail
-from farm.api.models import model_json
-from farm.api.present import Json, job_json
+from farm.api.present import Json
 from farm.api.services import Farm, Services
-from farm.api.workers import worker_list
 from farm.db import events, jobs
 from farm.db.engine import Database
 from farm.domain.errors import FarmError
 from farm.domain.job import Job
-from farm.domain.states import FINAL, JobState
+from farm.web.queue import View, queue_view
 from farm.web.render import STATIC, page, spoken
-from farm.web.words import CHIPS
-from farm.web.words.ideas import ideas
 from farm.web.workers import NoSuchButton, wish_from_form, workers_view
 
 router = APIRouter(include_in_schema=False)
-
-PAGE = 24  # videos of a page of the gallery
-ROWS = 60  # jobs of the list before "and N more"
-
-_UNFINISHED = [state for state in JobState if not state.final]
-_RANK = {state: rank for rank, state in enumerate(
-    (JobState.RUNNING, JobState.LEASED, JobState.QUEUED, JobState.SCHEDULED, JobState.HELD,
-     JobState.FAILED, JobState.CANCELLED, JobState.SUCCEEDED)
-)}  # fmt: skip
-
-
-# What the script clones and fills for a job that the server has not drawn.
-_BLANK: Json = {
-    "id": "", "state": "queued", "prompt": "", "epoch": 0, "percent": 0, "width": 0, "height": 0, "seed": "",
-    "progress": None, "error": None, "artifact": None, "created_at": None, "finished_at": None,
-}  # fmt: skip
 
 
 class _Immutable(StaticFiles):
@@ -61,14 +39,8 @@ def install(app: FastAPI) -> None:
 
 
 @router.get("/", response_class=HTMLResponse)
-def home(
-    farm: Farm,
-    request: Request,
-    state: str = "",
-    q: Annotated[str, Query(max_length=200)] = "",
-    after: str | None = None,
-) -> Response:
-    return _home(farm, request, state if state in CHIPS else "", q.strip(), after)
+def home(farm: Farm, request: Request) -> Response:
+    return _home(farm, request, View.of(request))
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -93,7 +65,7 @@ def submit(farm: Farm, request: Request, body: Body) -> Response:
     except FarmError as error:
         # A file cannot be put back into a form; its field is empty again.
         shown = {name: value for name, value in body.items() if isinstance(value, str)}
-        return _home(farm, request, "", "", None, wish=shown, error=error)
+        return _home(farm, request, View(), wish=shown, error=error)
     farm.poke()
     return RedirectResponse("/", 303)
 
@@ -102,6 +74,7 @@ def submit(farm: Farm, request: Request, body: Body) -> Response:
 def act(farm: Farm, job_id: str, verb: str) -> Response:
     moves: dict[str, Callable[[Database, str], Job]] = {
         "cancel": jobs.cancel, "hold": jobs.hold, "release": jobs.release, "retry": jobs.retry,
+        "front": jobs.move_to_front,
     }  # fmt: skip
     if verb in moves:
         job_id = moves[verb](farm.db, job_id).id
@@ -136,68 +109,7 @@ def _settings(job: Json) -> Json:
 
 
 def _home(
-    farm: Services,
-    request: Request,
-    chip: str,
-    search: str,
-    after: str | None,
-    wish: Json | None = None,
-    error: FarmError | None = None,
+    farm: Services, request: Request, view: View, wish: Json | None = None, error: FarmError | None = None
 ) -> Response:
-    cursor = events.latest(farm.db)  # before the jobs are read: what happens meanwhile is told by the stream
-    counts = jobs.counts(farm.db)
-    wanted = CHIPS[chip] if chip else tuple(JobState)
-    rows, more = ([], 0) if after else _rows(farm, wanted, search, bool(chip), counts)
-    videos: list[Job] = []
-    older = None
-    if JobState.SUCCEEDED in wanted:
-        videos, older = jobs.find(
-            farm.db, states=[JobState.SUCCEEDED], search=search or None, limit=PAGE, after=after
-        )
-    models = [model_json(preset, farm.models) for preset in farm.models.installed.values()]
-    context: dict[str, Any] = {
-        "cursor": cursor,
-        "chip": chip,
-        "search": search,
-        "chips": [
-            (name, states, sum(counts[s] for s in states), _address(name, search)) for name, states in CHIPS.items()
-        ],
-        "everything": (sum(counts.values()), _address("", search)),
-        "groups": {name: [s.value for s in states] for name, states in CHIPS.items()},
-        "rows": [job_json(job) for job in rows],
-        "more": more,
-        "videos": [job_json(job) for job in videos],
-        "older": _address(chip, search, older) if older else None,
-        "paged": after is not None,
-        "workers": worker_list(farm),
-        "models": sorted(models, key=lambda m: not m["default"]),
-        "ideas": ideas(spoken(request)),
-        "blank": _BLANK,
-        "wish": wish or {},
-        "error": error,
-    }
+    context = {**queue_view(farm, request, view), "wish": wish or {}, "error": error}
     return page(request, "home.html", context, error.status if error else 200)
-
-
-def _rows(
-    farm: Services, wanted: tuple[JobState, ...], search: str, filtered: bool, counts: dict[JobState, int]
-) -> tuple[list[Job], int]:
-    """The list above the gallery: what is not finished, then the latest that ended without a video."""
-    open_states = [state for state in wanted if state in _UNFINISHED]
-    ended = [state for state in wanted if state in FINAL and state is not JobState.SUCCEEDED]
-    found: list[Job] = []
-    more = 0
-    if open_states:
-        found, _ = jobs.find(farm.db, states=open_states, search=search or None, limit=ROWS, order="asc")
-        if len(found) == ROWS:
-            more = max(sum(counts[state] for state in open_states) - ROWS, 0)
-    found.sort(key=lambda job: (_RANK[job.state], -job.priority))
-    if ended:
-        unhappy, _ = jobs.find(farm.db, states=ended, search=search or None, limit=ROWS if filtered else 4)
-        found += unhappy
-    return found, more
-
-
-def _address(chip: str, search: str, after: str | None = None) -> str:
-    query = {k: v for k, v in (("state", chip), ("q", search), ("after", after)) if v}
-    return f"/?{urlencode(query)}" if query else "/"

@@ -10,7 +10,7 @@ export function fill(element, job) {
   if (job.state) element.dataset.state = job.state;
   const put = (name, value) => set(element, name, value);
   if (job.prompt !== undefined) put("prompt", job.prompt);
-  if (job.seed !== undefined) put("seed", job.seed);
+  for (const name of ["seed", "model", "owner"]) if (job[name] !== undefined) put(name, job[name]);
   if (job.state) put("state", t[`state_${job.state}`]);
   if (job.epoch !== undefined) again(element, job.epoch);
   if (job.live) progress(element, job.live, job.live.percent);
@@ -105,7 +105,7 @@ function video(element, job) {
   const player = element.querySelector('[data-f="video"]');
   if (!player || player.dataset.src === job.artifact.url) return;
   player.dataset.src = job.artifact.url;
-  player.poster = job.artifact.poster_url;
+  player.poster = job.artifact.thumbnail_url ?? job.artifact.poster_url;
   player.width = job.width;
   player.height = job.height;
   Object.assign(player.closest(".screen").dataset, { w: job.width, h: job.height });

@@ -70,7 +70,7 @@ export function composer() {
     try {
       await image.ready();
       const job = await post("/api/jobs", settings());
-      place(job);
+      place(job, true);
       trouble.hidden = true;
       $("#hint").textContent = job.hint ?? "";
       $("#hint").hidden = !job.hint;

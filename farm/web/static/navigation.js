@@ -6,16 +6,17 @@ import { redraw } from "./draw.js";
 let typing = null;
 
 addEventListener("click", (event) => {
-  const chip = event.target.closest?.(".chip");
+  const chip = event.target.closest?.(".chip, #more a, #next-page, #empty a");
   if (!chip || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  go(chip.href);
+  go(chip.href).then(() => chip.id === "next-page" && scrollTo(0, $("#rows").getBoundingClientRect().top + scrollY - 80));
 });
 addEventListener("submit", (event) => {
   if (!event.target.matches(".search")) return;
   event.preventDefault();
   go(address(event.target));
 });
+addEventListener("change", (event) => event.target.matches?.(".search select") && go(address(event.target.form)));
 addEventListener("input", (event) => {
   if (event.target.id !== "q") return;
   clearTimeout(typing);

@@ -49,6 +49,10 @@ CHINESE: dict[str, str] = {
     "nothing": "这里什么都没有", "nothing_help": "没有符合条件的任务。", "show_everything": "显示全部",
     "hello": "写下提示词，点击渲染，看它出现",
     "hello_help": "演示模型描绘一个小世界：会动的彩色图形。它能读懂英文和中文。",
+    "next_jobs": "更多任务", "any_model": "所有模型", "any_owner": "所有人", "any_project": "所有项目",
+    "any_tag": "所有标签", "owner": "所有者", "tag": "标签",
+    "nothing_failed": "没有失败的任务。", "nothing_waits": "队列是空的：请在上方写下提示词。",
+    "front": "移到最前", "compare": "对比",
     # what can be done with a job
     "cancel": "取消", "hold": "暂停", "release_job": "放行", "retry": "重试", "rerun": "重新渲染，同一种子",
     "reseed": "重新渲染，新种子", "download": "下载", "copy_settings": "复制设置", "copied": "已复制",

@@ -51,6 +51,10 @@ ENGLISH: dict[str, str] = {
     "nothing": "Nothing here", "nothing_help": "No job matches.", "show_everything": "Show everything",
     "hello": "Write a prompt, press Render, watch it appear",
     "hello_help": "The demo model draws a small world: coloured shapes that move. It reads English and Chinese.",
+    "next_jobs": "More jobs", "any_model": "Any model", "any_owner": "Anybody", "any_project": "Any project",
+    "any_tag": "Any tag", "owner": "Owner", "tag": "Tag",
+    "nothing_failed": "Nothing has failed.", "nothing_waits": "Nothing is in the queue: write a prompt above.",
+    "front": "To the front", "compare": "Compare",
     # what can be done with a job
     "cancel": "Cancel", "hold": "Hold", "release_job": "Release", "retry": "Retry", "rerun": "Rerun, same seed",
     "reseed": "Rerun, new seed", "download": "Download", "copy_settings": "Copy settings", "copied": "Copied",
