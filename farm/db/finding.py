@@ -2,9 +2,8 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, func, select
 
 from farm.db import rows
 from farm.db.dialect import has_pair
@@ -48,7 +47,7 @@ def find(
     """
     if order not in {"asc", "desc"}:
         raise InvalidRequest(f"unknown order {order!r}", "use asc or desc", field="order")
-    stmt = _fitting(rows.select_jobs(), model, owner, project, tag, batch, search)
+    stmt = rows.select_jobs().where(*_fitting(model, owner, project, tag, batch, search))
     if states is not None:
         stmt = stmt.where(jobs.c.state.in_(sorted(states)))
     if after is not None:
@@ -76,9 +75,10 @@ def counts(
     search: str | None = None,
 ) -> dict[JobState, int]:
     """How many of the jobs that fit are in each state; every state is named."""
-    stmt = _fitting(select(jobs.c.state, func.count()), model, owner, project, tag, batch, search)
+    fits = _fitting(model, owner, project, tag, batch, search)
+    stmt = select(jobs.c.state, func.count()).where(*fits).group_by(jobs.c.state)
     with db.read() as conn:
-        return dict.fromkeys(JobState, 0) | {state: n for state, n in conn.execute(stmt.group_by(jobs.c.state))}
+        return dict.fromkeys(JobState, 0) | {state: n for state, n in conn.execute(stmt)}
 
 
 def labels(db: Database) -> Labels:
@@ -91,21 +91,17 @@ def labels(db: Database) -> Labels:
 
 
 def _fitting(
-    stmt: Select[Any],
     model: str | None,
     owner: str | None,
     project: str | None,
     tag: tuple[str, str] | None,
     batch: str | None,
     search: str | None,
-) -> Select[Any]:
-    stmt = stmt.where(jobs.c.hidden_at.is_(None))
+) -> list[ColumnElement[bool]]:
     same = ((jobs.c.model, model), (jobs.c.owner, owner), (jobs.c.project, project), (jobs.c.batch, batch))
-    for column, value in same:
-        if value is not None:
-            stmt = stmt.where(column == value)
+    wanted = [jobs.c.hidden_at.is_(None), *(column == value for column, value in same if value is not None)]
     if tag is not None:
-        stmt = stmt.where(has_pair(jobs.c.tags, *tag))
+        wanted.append(has_pair(jobs.c.tags, *tag))
     if search:
-        stmt = stmt.where(jobs.c.prompt.icontains(search, autoescape=True))
-    return stmt
+        wanted.append(jobs.c.prompt.icontains(search, autoescape=True))
+    return wanted

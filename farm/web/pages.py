@@ -8,13 +8,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from farm.api.body import Body
-from farm.api.jobs import accept, again, job_detail
+from farm.api.jobs import accept, again
 from farm.api.present import Json
 from farm.api.services import Farm, Services
-from farm.db import events, jobs
+from farm.db import jobs
 from farm.db.engine import Database
 from farm.domain.errors import FarmError
 from farm.domain.job import Job
+from farm.web.job import job_view
 from farm.web.queue import View, queue_view
 from farm.web.render import STATIC, page, spoken
 from farm.web.workers import NoSuchButton, wish_from_form, workers_view
@@ -45,11 +46,7 @@ def home(farm: Farm, request: Request) -> Response:
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
 def job_page(farm: Farm, request: Request, job_id: str) -> Response:
-    cursor = events.latest(farm.db)
-    job = job_detail(farm, job_id)
-    stages = list(dict.fromkeys(stage for attempt in job["attempts"] for stage in attempt["timings"]))
-    context = {"job": job, "stage_names": stages, "cursor": cursor, "settings": _settings(job)}
-    return page(request, "job.html", context)
+    return page(request, "job.html", job_view(farm, job_id))
 
 
 @router.get("/workers", response_class=HTMLResponse)
@@ -99,13 +96,6 @@ def wish(farm: Farm, request: Request, name: str, verb: str, body: Body) -> Resp
 @router.get("/favicon.ico")
 def favicon() -> Response:
     return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
-
-
-def _settings(job: Json) -> Json:
-    """What "Copy settings" copies: as the API takes it."""
-    names = ("prompt", "model", "size", "frames", "steps", "seed", "guidance", "negative_prompt")
-    said = {name: job[name] for name in names if job[name] is not None}
-    return said | ({"image": job["image"]["digest"], "fit": job["image"]["fit"]} if job["image"] else {})
 
 
 def _home(

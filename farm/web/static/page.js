@@ -8,10 +8,11 @@ import { afterDrawing, redraw, redrawWorkers, soon } from "./draw.js";
 import { listen } from "./events.js";
 import { fill } from "./fill.js";
 import { composer } from "./form.js";
+import { hearOfOwnJob, readyJob, showStep } from "./job.js";
 import { showLink, showOutage } from "./link.js";
 import { hide, place, showCounts } from "./queue.js";
 import { fit, watchVideos } from "./screens.js";
-import { lang, t } from "./words.js";
+import { lang } from "./words.js";
 import { workersView } from "./workers.js";
 
 function hear(kind, data) {
@@ -20,6 +21,7 @@ function hear(kind, data) {
   if (kind === "health") return showOutage(data);
   if (["worker", "node", "gpu"].includes(kind)) return soon("workers", redrawWorkers);
   if (kind === "job") return hearOfJob(data);
+  if (kind === "preview") showStep(data);
   for (const element of elementsOf(data.id)) {
     if (kind === "progress") fill(element, { state: "running", live: data });
     if (kind === "preview") fill(element, { preview: data.url });
@@ -36,29 +38,11 @@ function hearOfJob(data) {
   if (data.job && !live().dataset.paged) place(data.job);
 }
 
-function hearOfOwnJob(data) {
-  const main = live();
-  if (data.id !== main.dataset.job) return;
-  // A transition changes half the page: draw it again. Between transitions only fields move.
-  const key = `${data.state} ${data.epoch ?? main.dataset.epoch} ${data.cancel_requested_at ?? ""}`;
-  if (key !== main.dataset.shown) {
-    main.dataset.shown = key;
-    redraw();
-  }
-}
-
 /** After every drawing: sizes, players, the buttons that need the script. */
 function ready() {
   fit(document);
   watchVideos(document);
-  const copy = $("#copy");
-  if (!copy) return;
-  copy.hidden = false;
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(JSON.stringify(JSON.parse(copy.dataset.settings), null, 2));
-    copy.textContent = t.copied;
-    setTimeout(() => (copy.textContent = t.copy_settings), 1500);
-  });
+  readyJob();
 }
 
 setInterval(() => $$("time[datetime]:not([data-exact])").forEach((time) => fill.time(time)), 5000);

@@ -66,6 +66,12 @@ CHINESE: dict[str, str] = {
     "attempts": "尝试", "outcome": "结果", "device": "设备", "total": "合计", "note": "说明",
     "share_of": "最近一次尝试：{parts}", "share_label": "最近一次尝试中各阶段的占比",
     "no_attempt": "还没有工作进程接手这个任务。",
+    "newer": "较新", "older": "较旧", "previews": "各步预览", "reuse": "使用这些设置",
+    "length": "时长", "seconds_n": "{n} 秒", "not_before": "不早于", "requires": "要求",
+    "expanded": "实际渲染", "waits_for": "等待", "waited_for_by": "被以下任务等待",
+    "after_any": "无论结果如何", "peak": "内存峰值", "history": "日志",
+    "log_created": "接受自 {owner}", "log_claimed": "第 {n} 次尝试：由 {gpu} 上的 {worker} 接手",
+    "log_started": "第 {n} 次尝试：已开始", "log_ended": "第 {n} 次尝试：{outcome}",
     # keyboard
     "keyboard": "键盘", "key_new": "写新的提示词", "key_render": "渲染", "key_search": "搜索",
     "key_tab": "依次浏览视频：获得焦点的会播放", "key_theme": "深色或浅色",

@@ -68,6 +68,12 @@ ENGLISH: dict[str, str] = {
     "attempts": "Attempts", "outcome": "Outcome", "device": "Device", "total": "total", "note": "Note",
     "share_of": "{parts} of the last attempt", "share_label": "share of each stage in the last attempt",
     "no_attempt": "No worker has taken this job yet.",
+    "newer": "Newer", "older": "Older", "previews": "Previews of the steps so far", "reuse": "Use settings",
+    "length": "Length", "seconds_n": "{n} s", "not_before": "Not before", "requires": "Requires",
+    "expanded": "Rendered as", "waits_for": "Waits for", "waited_for_by": "Is waited for by",
+    "after_any": "however it ends", "peak": "peak memory", "history": "Log",
+    "log_created": "Accepted from {owner}", "log_claimed": "Attempt {n}: taken by {worker} on {gpu}",
+    "log_started": "Attempt {n}: begun", "log_ended": "Attempt {n}: {outcome}",
     # keyboard
     "keyboard": "Keyboard", "key_new": "write a new prompt", "key_render": "render it", "key_search": "search",
     "key_tab": "walk through the videos: the one in focus plays", "key_theme": "dark or light",
