@@ -8,7 +8,11 @@ from farm.db import models
 from farm.domain.errors import FarmError
 from farm.domain.model import KnownModel
 from farm.domain.request import MIN_FRAMES, Models
+from model.demo.tokenizer import CHARACTERS, WORDS
 from model.wan.config import PRESETS, Preset
+from model.wan.sizes import GRID, adaptive_size
+
+ASPECTS = ("16:9", "3:2", "4:3", "1:1", "3:4", "2:3", "9:16")
 
 router = APIRouter(prefix="/api/models", tags=["models"])
 
@@ -49,6 +53,9 @@ def model_json(preset: Preset, offered: Models) -> Json:
         "size": f"{preset.size[0]}x{preset.size[1]}",
         "min_side": preset.min_side,
         "max_side": preset.max_side,
+        "max_pixels": preset.max_pixels,
+        "grid": GRID,
+        "sizes": {aspect: _size(aspect, preset) for aspect in ASPECTS},
         "frames": preset.frames,
         "min_frames": MIN_FRAMES,
         "max_frames": preset.max_frames,
@@ -58,7 +65,22 @@ def model_json(preset: Preset, offered: Models) -> Json:
         "guidance": preset.guidance,
         "negative_prompt": preset.negative_prompt,
         "max_prompt_chars": preset.max_prompt_chars,
+        "vocabulary": _vocabulary(preset),
     }
+
+
+def _size(aspect: str, preset: Preset) -> str:
+    """The size of this shape, with about as many pixels as the model is made for."""
+    across, down = aspect.split(":")
+    width, height = adaptive_size((int(across), int(down)), preset.size, preset)
+    return f"{width}x{height}"
+
+
+def _vocabulary(preset: Preset) -> Json | None:
+    """All that a model reads which knows only some words; None for those that read any prompt."""
+    if preset.text_encoder != "demo":
+        return None
+    return {"words": list(WORDS), "characters": "".join(dict.fromkeys(CHARACTERS))}
 
 
 def _digest(preset: Preset, offered: Models) -> str | None:

@@ -8,12 +8,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from farm.api.body import Body
-from farm.api.jobs import accept, again
+from farm.api.jobs import accept, again, parse_tag
 from farm.api.present import Json
 from farm.api.services import Farm, Services
 from farm.db import jobs
 from farm.db.engine import Database
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, InvalidRequest
+from farm.domain.fields import number_of
 from farm.domain.job import Job
 from farm.web.job import job_view
 from farm.web.queue import View, queue_view
@@ -21,6 +22,8 @@ from farm.web.render import STATIC, page, spoken
 from farm.web.workers import NoSuchButton, wish_from_form, workers_view
 
 router = APIRouter(include_in_schema=False)
+
+MOST = 16  # jobs of one form
 
 
 class _Immutable(StaticFiles):
@@ -58,7 +61,7 @@ def workers_page(farm: Farm, request: Request) -> Response:
 def submit(farm: Farm, request: Request, body: Body) -> Response:
     """The form without the script: back to the page, or the page with what is wrong."""
     try:
-        jobs.submit(farm.db, [accept(farm, body)])
+        jobs.submit(farm.db, [accept(farm, one) for one in _wishes(body)])
     except FarmError as error:
         # A file cannot be put back into a form; its field is empty again.
         shown = {name: value for name, value in body.items() if isinstance(value, str)}
@@ -96,6 +99,19 @@ def wish(farm: Farm, request: Request, name: str, verb: str, body: Body) -> Resp
 @router.get("/favicon.ico")
 def favicon() -> Response:
     return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+
+def _wishes(body: Json) -> list[Json]:
+    """What a form says in text: how many, and tags like "shot=12a, take=3"."""
+    wish = {name: value for name, value in body.items() if name != "count" and value != ""}
+    if "tags" in wish:
+        wish["tags"] = dict(pair for part in str(wish["tags"]).split(",") if (pair := parse_tag(part.strip())))
+    count = number_of(body.get("count") or 1)
+    if count is None or not count.is_integer() or not 1 <= count <= MOST:
+        raise InvalidRequest(f"a form makes 1 to {MOST} jobs", "use farm submit --count for more", "count")
+    seed = number_of(wish.get("seed"))
+    seeds = [None] * int(count) if seed is None else [int(seed) + i for i in range(int(count))]
+    return [wish if one is None else {**wish, "seed": one} for one in seeds]
 
 
 def _home(

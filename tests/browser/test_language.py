@@ -23,7 +23,7 @@ SAME = re.compile(
 )
 TEXT = """() => {
     const texts = [];
-    const seen = new Set(["SCRIPT", "STYLE", "TEMPLATE", "KBD", "CODE"]);
+    const seen = new Set(["SCRIPT", "STYLE", "TEMPLATE", "KBD", "CODE", "SAMP"]);
     const walk = (node) => {
         if (node.nodeType === 3) return texts.push(node.textContent);
         if (seen.has(node.tagName) || node.classList?.contains("prompt")) return;

@@ -155,7 +155,7 @@ def test_chips_filter_and_the_address_remembers(visit: Visit, served: Served) ->
 def test_a_wrong_setting_is_explained_at_its_field(visit: Visit, served: Served) -> None:
     page = visit.open()
     page.fill("#prompt", "a kite")
-    page.click("summary")
+    page.click("#settings > summary")
     page.fill("[name=frames]", "18")
     page.click("#render")
     expect(page.locator("#form-error")).to_contain_text("the nearest is 17")

@@ -1,4 +1,4 @@
-// The first frame of an image-to-video job: dropped, pasted or picked, uploaded at once, and shown.
+// The first frame of an image-to-video job: given, pasted or picked, uploaded at once, and shown.
 
 import { $ } from "./dom.js";
 import { send } from "./farm.js";
@@ -45,14 +45,6 @@ export function firstFrame(form, complain) {
 
   picker.addEventListener("change", () => picker.files[0] && take(picker.files[0]));
   removeButton.addEventListener("click", () => (clear(), form.dispatchEvent(new Event("input")), picker.focus()));
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    form.addEventListener(kind, (event) => {
-      if (box.hidden || ![...event.dataTransfer.types].includes("Files")) return;
-      event.preventDefault();
-      form.classList.toggle("dropping", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-    });
-  }
   addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
     if (!file || box.hidden) return;
@@ -61,6 +53,15 @@ export function firstFrame(form, complain) {
   });
 
   return {
+    take,
+    /** One that the farm has already, by its digest. */
+    restore(known) {
+      clear();
+      if (!known) return;
+      digest.value = known;
+      preview.src = `/api/images/${known}/thumbnail`;
+      preview.hidden = removeButton.hidden = false;
+    },
     show: (needed) => (box.hidden = !needed),
     /** Once the upload under way has ended; throws what went wrong with it. */
     async ready() {
