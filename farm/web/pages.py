@@ -16,6 +16,8 @@ from farm.db.engine import Database
 from farm.domain.errors import FarmError, InvalidRequest
 from farm.domain.fields import number_of
 from farm.domain.job import Job
+from farm.web.compare import compare_view
+from farm.web.health import health_view
 from farm.web.job import job_view
 from farm.web.queue import View, queue_view
 from farm.web.render import STATIC, page, spoken
@@ -55,6 +57,16 @@ def job_page(farm: Farm, request: Request, job_id: str) -> Response:
 @router.get("/workers", response_class=HTMLResponse)
 def workers_page(farm: Farm, request: Request) -> Response:
     return page(request, "workers.html", workers_view(farm, spoken(request)))
+
+
+@router.get("/compare", response_class=HTMLResponse)
+def compare_page(farm: Farm, request: Request, a: str = "", b: str = "") -> Response:
+    return page(request, "compare.html", compare_view(farm, a, b))
+
+
+@router.get("/health", response_class=HTMLResponse)
+def health_page(farm: Farm, request: Request) -> Response:
+    return page(request, "health.html", health_view(farm))
 
 
 @router.post("/submit")

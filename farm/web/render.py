@@ -55,7 +55,12 @@ def spoken(request: Request) -> str:
 def error_page(request: Request, error: FarmError, headers: dict[str, str] | None = None) -> Response:
     lang = spoken(request)
     says = {"message": said(error.message, lang), "next": said(error.next, lang)}
-    answer = page(request, "error.html", {"error": error, "says": says}, error.status)
+    answer = page(
+        request,
+        "error.html",
+        {"error": error, "says": says, "compare": request.url.path == "/compare"},
+        error.status,
+    )
     for name, value in (headers or {}).items():
         answer.headers[name] = value
     return answer

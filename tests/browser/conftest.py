@@ -66,7 +66,8 @@ class House:
             "queue": "/", "waiting": "/?state=queued", "nothing": "/?q=nowhere", "workers": "/workers",
             "job": f"/jobs/{self.made.done[-1]}", "running": f"/jobs/{self.made.running}",
             "dependent": f"/jobs/{self.made.dependent}", "failed": f"/jobs/{self.made.failed}",
-            "unknown": "/jobs/job_nosuch",
+            "unknown": "/jobs/job_nosuch", "health": "/health",
+            "compare": f"/compare?a={self.made.done[0]}&b={self.made.done[4]}", "nothing to compare": "/compare",
         }  # fmt: skip
 
 

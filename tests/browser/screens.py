@@ -74,6 +74,8 @@ def pages(made: Furnished) -> dict[str, str]:
         "dependent": f"/jobs/{made.dependent}",
         "failed": f"/jobs/{made.failed}",
         "workers": "/workers",
+        "health": "/health",
+        "compare": f"/compare?a={made.done[4]}&b={made.done[0]}",
     }
 
 

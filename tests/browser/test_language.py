@@ -17,8 +17,8 @@ from tests.browser.conftest import House
 
 # Names that are the same in both languages, and what people wrote themselves.
 SAME = re.compile(
-    r"turbofarm|nowhere|English|tiny-i2v|demo-\w+|\w+-a14b|\bcpu:\S+|CPU cores|job_\w+|digest|studio|default|local"
-    r"|\bUTC\b|SIGKILL|\b[kM]?B\b|\bGB\b|SHA-256|GPU|JPEG|PNG|WebP|MP4|\bw\d\b|\bann\b|new driver at noon"
+    r"turbofarm|nowhere|Python|English|tiny-i2v|demo-\w+|\w+-a14b|\bcpu:\S+|CPU cores|job_\w+|digest|studio|default"
+    r"|local|\bUTC\b|SIGKILL|\b[kM]?B\b|\bGB\b|SHA-256|GPU|JPEG|PNG|WebP|MP4|\bw\d\b|\bann\b|new driver at noon"
     r"|README|sqlite|farm \w+|\bEnter\b|\bTab\b|\bEsc\b|/jobs/\S+|\b[0-9a-f]{32,}\b|shot=\d+|INT8"
 )
 TEXT = """() => {
@@ -45,7 +45,19 @@ def test_every_word_has_its_translation_and_is_said_somewhere() -> None:
     web = Path(farm.web.__file__).parent
     rooms = [*web.rglob("*.html"), *web.rglob("*.js"), *web.glob("*.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in rooms)
-    made_up = ("state_", "stage_", "short_", "outcome_", "wish_", "fit_", "ago_", "room_", "outage_", "any_")
+    made_up = (
+        "state_",
+        "stage_",
+        "short_",
+        "outcome_",
+        "wish_",
+        "fit_",
+        "ago_",
+        "room_",
+        "outage_",
+        "any_",
+        "check_",
+    )
     known = {"live", "connecting", "reconnecting", "idle", "busy", "starting", "gone"}
     unsaid = [key for key in WORDS["en"] if not re.search(rf"\b{key}\b", source) and not key.startswith(made_up)]
     assert [key for key in unsaid if key not in known] == []

@@ -23,8 +23,13 @@ def _patterns() -> list[tuple[re.Pattern[str], str, frozenset[str]]]:
     for english, chinese in zip(lines[::2], lines[1::2], strict=True):
         spelled = re.escape(english)
         kept = frozenset(m[2] for m in _HOLE.finditer(spelled) if m[1])
-        found.append((re.compile(_HOLE.sub(r"(?P<\2>.+?)", spelled), re.I | re.S), chinese[4:], kept))
+        found.append((re.compile(_HOLE.sub(_filler, spelled), re.I | re.S), chinese[4:], kept))
     return found
+
+
+def _filler(hole: re.Match[str]) -> str:
+    """What may stand there: a name of one letter is a number, which has no spaces."""
+    return rf"(?P<{hole[2]}>{r'[^ ]+?' if len(hole[2]) == 1 else '.+?'})"
 
 
 def _chinese(text: str) -> str:
