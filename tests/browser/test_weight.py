@@ -10,7 +10,8 @@ MOST = 300_000  # bytes of a page without its videos
 
 
 def test_every_page_weighs_little_and_asks_only_this_farm(browser: Browser, house: House) -> None:
-    for name, path in house.paths.items():
+    for name in ("queue", "job", "workers", "compare", "health"):
+        path = house.paths[name]
         context = browser.new_context(reduced_motion="reduce")  # nothing plays
         page = context.new_page()
         answers: list[Response] = []
