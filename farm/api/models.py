@@ -12,6 +12,7 @@ from model.demo.tokenizer import CHARACTERS, WORDS
 from model.wan.config import PRESETS, Preset
 from model.wan.sizes import GRID, adaptive_size
 
+_NEAR = 0.04  # of a shape to the shape that was asked for
 ASPECTS = ("16:9", "3:2", "4:3", "1:1", "3:4", "2:3", "9:16")
 
 router = APIRouter(prefix="/api/models", tags=["models"])
@@ -71,8 +72,11 @@ def model_json(preset: Preset, offered: Models) -> Json:
 
 def _size(aspect: str, preset: Preset) -> str:
     """The size of this shape, with about as many pixels as the model is made for."""
-    across, down = aspect.split(":")
-    width, height = adaptive_size((int(across), int(down)), preset.size, preset)
+    across, down = map(int, aspect.split(":"))
+    width, height = adaptive_size((across, down), preset.size, preset)
+    for own in (preset.size, preset.size[::-1]):  # what it was trained at is the better choice where it is near
+        if abs(own[0] / own[1] * down / across - 1) < _NEAR:
+            width, height = own
     return f"{width}x{height}"
 
 

@@ -198,7 +198,7 @@ def test_a_model_says_its_limits_and_the_words_that_it_knows(client: TestClient)
     assert "circle" in demo["vocabulary"]["words"]
     assert "圆" in demo["vocabulary"]["characters"]
     assert large["vocabulary"] is None
-    assert (large["sizes"]["16:9"], large["sizes"]["9:16"], large["grid"]) == ("848x480", "480x848", 16)
+    assert (large["sizes"]["16:9"], large["sizes"]["9:16"], large["grid"]) == ("832x480", "480x832", 16)
 
 
 def test_health_names_the_server_and_its_disk(client: TestClient) -> None:

@@ -1,6 +1,7 @@
 """Pictures of every page, for people to look at: desktop and phone, light and dark, English and Chinese.
 
 python -m tests.browser.screens FOLDER [NAME ...]   (the videos are rendered by the demo model, once per folder)
+python -m tests.browser.screens FOLDER --readme      (and renew those of the README)
 """
 
 import shutil
@@ -12,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from farm.db.engine import migrate
@@ -23,6 +25,11 @@ from tests.served.farm import Served, services_in
 from tests.served.furnished import Furnished, furnish
 from tests.served.pictures import offer_i2v
 
+ROOT = Path(__file__).resolve().parents[2]
+README = {
+    "page": "queue-desktop-light-en", "page.zh-CN": "queue-desktop-dark-zh", "job": "job-desktop-dark-en",
+    "workers": "workers-desktop-light-en", "compare": "compare-desktop-light-en",
+}  # fmt: skip
 WIDTHS = {"desktop": (1360, 900), "phone": (390, 844)}
 
 
@@ -67,6 +74,7 @@ def furnished(folder: Path) -> Iterator[tuple[Served, Furnished]]:
 def pages(made: Furnished) -> dict[str, str]:
     return {
         "queue": "/",
+        "form": "/",
         "waiting": "/?state=queued",
         "nothing": "/?q=nowhere",
         "job": f"/jobs/{made.done[-1]}",
@@ -96,9 +104,20 @@ def shoot(browser: Browser, farm: Served, made: Furnished, folder: Path, only: s
             if only and not any(part in picture for part in only):
                 continue
             page.goto(farm.url + path)
+            if name == "form":
+                unfold(page)
+            if name == "workers" and not phone:
+                page.click("#open-w4")
             settle(page)
             page.screenshot(path=folder / f"{picture}.png", full_page=not phone or name == "job")
         context.close()
+
+
+def unfold(page: Page) -> None:
+    page.click("#settings > summary")
+    page.fill("#prompt", "a large purple dragon moving to the left")
+    page.fill("[name=frames]", "15")
+    page.click("#advanced > summary")
 
 
 STILL = """async (rules) => {
@@ -126,5 +145,14 @@ def main(folder: Path, only: set[str]) -> None:
         browser.close()
 
 
+def renew(folder: Path) -> None:
+    for name, taken in README.items():
+        picture = Image.open(folder / f"{taken}.png").convert("RGB")
+        picture.save(ROOT / "docs" / f"{name}.webp", quality=90, method=6)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), set(sys.argv[2:]))
+    target, names = Path(sys.argv[1]), set(sys.argv[2:])
+    main(target, set(README.values()) if names == {"--readme"} else names)
+    if names == {"--readme"}:
+        renew(target)

@@ -136,3 +136,12 @@ def test_a_chip_of_the_furnished_farm_shows_only_its_jobs(browser: Browser, hous
     page.goto(f"{house.farm.url}/?state=cancelled")
     expect(page.locator(".row")).to_have_attribute("data-job", house.made.cancelled)
     page.close()
+
+
+def test_many_workers_are_one_line(visit: Visit, served: Served) -> None:
+    for number in range(7):
+        Machine(served.services.db, served.services.store, f"worker{number}")
+    page = visit.open()
+    expect(page.locator(".worker")).to_have_text("0 rendering, 7 idle, 0 starting")
+    page.click(".worker a")
+    expect(page.locator(".tile")).to_have_count(7)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from farm.api.services import Services
-from farm.db import jobs, workers
+from farm.db import jobs, nodes, quarantines, workers
 from farm.domain.job import JobSpec
 from farm.domain.request import new_job
 from farm.domain.states import Wish
@@ -61,7 +61,7 @@ def furnish(services: Services, draw: Draw = lambda spec: None) -> Furnished:
         first.finish(frames=draw(spec))
     failed = submit(services, "a large grey donut spinning over a beige background", seed=7)
     first.take()
-    first.fail("the video is black from frame 3 on")
+    first.fail()
     cancelled = submit(services, "a small white ring moving down on a black background", seed=8)
     jobs.cancel(services.db, cancelled)
     running = submit(services, RUNNING, seed=77)
@@ -75,4 +75,8 @@ def furnish(services: Services, draw: Draw = lambda spec: None) -> Furnished:
     )
     Machine(services.db, services.store, "w3", pid=4712)
     workers.wish(services.db, "w3", Wish.DRAIN, "ann", "new driver at noon")
+    Machine(services.db, services.store, "w4", pid=811, node="attic")
+    quarantines.put(services.db, "cpu:attic:4", "three faults on two jobs", "the farm", 3600)
+    Machine(services.db, services.store, "w5", pid=812, node="attic")
+    nodes.wish(services.db, "attic", Wish.DRAIN, "bob", "the roof leaks")
     return Furnished(tuple(done), running, waiting, held, failed, cancelled, dependent)

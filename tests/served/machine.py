@@ -53,11 +53,11 @@ def ball(t: float, size: int = 96, colour: tuple[int, int, int] = (220, 40, 50))
 class Machine:
     """One worker. `take()` claims and starts; then step(), and finish() or another end."""
 
-    def __init__(self, db: Database, store: Store, name: str = "w1", pid: int = 4711) -> None:
+    def __init__(self, db: Database, store: Store, name: str = "w1", pid: int = 4711, node: str = "studio") -> None:
         self.db, self.store, self.name = db, store, name
         self.job: Assignment | None = None
         self.done = 0
-        workers.register(db, NewWorker(name, "studio", f"cpu:studio:{name[-1]}", "2 CPU cores", pid))
+        workers.register(db, NewWorker(name, node, f"cpu:{node}:{name[-1]}", "2 CPU cores", pid))
         self.beat("idle")
 
     def beat(self, state: str, progress: Progress | None = None) -> None:

@@ -78,7 +78,7 @@ CHINESE: dict[str, str] = {
     "attempts": "尝试", "outcome": "结果", "device": "设备", "total": "合计", "note": "说明",
     "share_of": "最近一次尝试：{parts}", "share_label": "最近一次尝试中各阶段的占比",
     "no_attempt": "还没有工作进程接手这个任务。",
-    "newer": "较新", "older": "较旧", "previews": "各步预览", "reuse": "使用这些设置",
+    "no_video": "没有生成视频。", "newer": "较新", "older": "较旧", "previews": "各步预览", "reuse": "使用这些设置",
     "length": "时长", "seconds_n": "{n} 秒", "not_before": "不早于", "requires": "要求",
     "expanded": "实际渲染", "waits_for": "等待", "waited_for_by": "被以下任务等待",
     "after_any": "无论结果如何", "peak": "内存峰值", "history": "日志",
