@@ -9,7 +9,7 @@ from farm.api.stream import Hub
 from farm.db import jobs
 from farm.domain.request import new_job
 from farm.domain.states import JobState
-from farm.web.queue import GLANCE
+from farm.web.queue import GLANCE, VIDEOS
 from tests.browser.conftest import House, Visit
 from tests.served.farm import Served
 from tests.served.machine import Machine, until
@@ -34,15 +34,16 @@ def test_labels_filter_rows_videos_and_counts_and_the_back_button_undoes_them(vi
     expect(page.locator(".row .prompt")).to_have_text(["a boat"])
     assert parse_qs(urlsplit(page.url).query) == {"project": ["trailer"], "tag": ["shot=2"]}
     submit(served, "another boat", project="trailer", tags={"shot": "2"})
-    submit(served, "another house", tags={"shot": "2"})  # does not belong here
+    submit(served, "another house", tags={"shot": "2"})  # these two do not belong here
+    submit(served, "a third boat", project="trailer", tags={"shot": "3"})
     expect(page.locator(".row")).to_have_count(2)
     expect(page.locator('.chip[data-chip="queued"] b')).to_have_text("2")  # of those that fit, not of all
     page.reload()
     expect(page.locator(".row")).to_have_count(2)
     page.go_back()
-    expect(page.locator(".row")).to_have_count(3)
+    expect(page.locator(".row")).to_have_count(4)
     page.go_back()
-    expect(page.locator(".row")).to_have_count(5)
+    expect(page.locator(".row")).to_have_count(6)
     expect(page.locator("#filter-project")).to_have_value("")
 
 
@@ -94,12 +95,34 @@ def test_tabs_without_a_shared_worker_choose_a_leader_and_a_new_one_when_it_goes
     submit(served, "seen by all")
     for page in pages:
         expect(page.locator(".row .prompt")).to_have_text("seen by all")
+    opened: list[str] = []
+    for page in pages[1:]:
+        page.on("request", lambda request: opened.append(request.url) if "/api/events" in request.url else None)
     pages[0].close()
     submit(served, "seen by the rest")
     for page in pages[1:]:
         expect(page.locator(".row")).to_have_count(2)
     until(lambda: len(hub._subscribers) == 1)
+    assert len(opened) == 1
+    assert not opened[0].endswith("after=0")  # it goes on where the others had heard it to
     context.close()
+
+
+def test_older_videos_are_a_page_of_their_own_without_the_queue(
+    visit: Visit, served: Served, machine: Machine
+) -> None:
+    for number in range(VIDEOS + 2):
+        submit(served, f"number {number}")
+        machine.take()
+        machine.finish()
+    submit(served, "waits")
+    page = visit.open()
+    expect(page.locator(".card")).to_have_count(VIDEOS)
+    page.click("#next-page")
+    expect(page.locator(".card .prompt")).to_have_text(["number 1", "number 0"])
+    expect(page.locator(".row")).to_have_count(0)
+    page.go_back()
+    expect(page.locator(".row")).to_have_count(1)
 
 
 @pytest.mark.parametrize("chip", ["failed", "running", "held"])
