@@ -7,8 +7,8 @@ from farm.api.services import Farm, Services
 from farm.db import models
 from farm.domain.errors import FarmError
 from farm.domain.model import KnownModel
-from farm.domain.request import MIN_FRAMES, Models
-from model.demo.tokenizer import CHARACTERS, WORDS
+from farm.domain.request import Models
+from model.demo.tokenizer import VOCABULARY
 from model.wan.config import PRESETS, Preset
 from model.wan.sizes import GRID, adaptive_size
 
@@ -58,7 +58,7 @@ def model_json(preset: Preset, offered: Models) -> Json:
         "grid": GRID,
         "sizes": {aspect: _size(aspect, preset) for aspect in ASPECTS},
         "frames": preset.frames,
-        "min_frames": MIN_FRAMES,
+        "min_frames": preset.min_frames,
         "max_frames": preset.max_frames,
         "fps": preset.fps,
         "steps": preset.steps,
@@ -84,7 +84,8 @@ def _vocabulary(preset: Preset) -> Json | None:
     """All that a model reads which knows only some words; None for those that read any prompt."""
     if preset.text_encoder != "demo":
         return None
-    return {"words": list(WORDS), "characters": "".join(dict.fromkeys(CHARACTERS))}
+    words = [word for word in VOCABULARY if word.isascii()]
+    return {"words": words, "characters": "".join(one for one in VOCABULARY if not one.isascii())}
 
 
 def _digest(preset: Preset, offered: Models) -> str | None:

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from farm.bench.throwaway import NeverHappened, until
 from farm.cluster.ray_node import free_port
 from farm.db import jobs
 from farm.db.engine import migrate, open_database
 from farm.domain.job import JobSpec, NewJob
 from farm.settings import Settings, load_settings
+from farm.throwaway import NeverHappened, until
 from model.wan.config import preset
 
 MODEL = "demo-t2v"

@@ -45,7 +45,7 @@ def test_they_play_in_step_and_go_frame_by_frame(browser: Browser, house: House)
         page.keyboard.press("ArrowRight") if page.locator("#position").evaluate("e => e.blur() ?? true") else None
     times = page.locator(".pair video").evaluate_all("vs => vs.map(v => v.currentTime)")
     assert times[0] == times[1]
-    assert abs(times[0] - 3 / 12) < 0.02
+    assert abs(times[0] - 3 / 16) < 0.02
     page.close()
 
 

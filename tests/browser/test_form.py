@@ -26,24 +26,24 @@ def test_what_cannot_be_rendered_is_explained_and_the_nearest_is_one_press_away(
     unfold(page)
     page.fill("[name=frames]", "15")
     offer = page.locator("#offers button")
-    expect(offer).to_have_text("Use 17")
+    expect(offer).to_have_text("Use 33")
     expect(page.locator("[name=frames]")).to_have_attribute("aria-invalid", "true")
     offer.click()
-    expect(page.locator("[name=frames]")).to_have_value("17")
+    expect(page.locator("[name=frames]")).to_have_value("33")
     expect(page.locator("#offers")).to_be_empty()
     page.fill("[name=size]", "1920x1080")
-    expect(offer).to_have_text("Use 96x96")
+    expect(offer).to_have_text("Use 192x192")
     offer.click()
     page.fill("[name=steps]", "99")
-    expect(offer).to_have_text("Use 25")
+    expect(offer).to_have_text("Use 4")
     page.fill("[name=steps]", "")
-    page.fill("[name=seconds]", "1")
+    page.fill("[name=seconds]", "2")
     expect(page.locator("[name=frames]")).to_have_value("")  # the one that was typed last counts
     page.fill("#prompt", "a red circle")
     page.keyboard.press("Enter")
     expect(page.locator(".row")).to_have_count(1)
     (job,), _ = jobs.find(served.services.db)
-    assert job.spec.frames == 13
+    assert job.spec.frames == 33
 
 
 def test_what_the_page_offers_is_what_the_server_accepts(visit: Visit, served: Served) -> None:
@@ -127,12 +127,12 @@ def test_the_form_survives_a_reload_and_can_be_cleared(visit: Visit) -> None:
 
 
 def test_the_settings_of_a_job_are_taken_over_into_the_form(visit: Visit, served: Served) -> None:
-    wish = {"prompt": "a red circle", "seed": 5, "steps": 9, "tags": {"shot": "1"}, "project": "trailer"}
+    wish = {"prompt": "a red circle", "seed": 5, "steps": 3, "tags": {"shot": "1"}, "project": "trailer"}
     job = httpx.post(f"{served.url}/api/jobs", json=wish).json()["id"]
     page = visit.open(f"/jobs/{job}")
     page.click("#reuse")
     expect(page.locator("#prompt")).to_have_value("a red circle")
-    expect(page.locator("[name=steps]")).to_have_value("9")
+    expect(page.locator("[name=steps]")).to_have_value("3")
     expect(page.locator("[name=tags]")).to_have_value("shot=1")
 
 
@@ -145,7 +145,7 @@ def test_an_image_that_is_dropped_chooses_a_model_that_begins_with_one(visit: Vi
 
 
 def test_a_finished_video_gives_its_settings_back(visit: Visit) -> None:
-    said = {"settings": {"prompt": "a red star", "seed": 11, "steps": 8}}
+    said = {"settings": {"prompt": "a red star", "seed": 11, "steps": 3}}
     page = visit.open()
 
     def answer(route: Route) -> None:

@@ -1,6 +1,7 @@
 """Training stages: their clock, their averages, and that a stage goes on from what an earlier one left."""
 
 import itertools
+import json
 import random
 import sys
 from dataclasses import replace
@@ -94,7 +95,7 @@ def stage(module: ModuleType, folder: Path, *arguments: str) -> None:
         sys.argv = before
 
 
-QUICK = ("--seconds", "0.5", "--batch", "4", "--no-compile")
+QUICK = ("--seconds", "0.5", "--batch", "4", "--no-compile", "--look", "1")
 
 
 def test_every_stage_builds_on_the_one_before_until_both_models_can_be_shipped(tiny: Path) -> None:
@@ -103,7 +104,23 @@ def test_every_stage_builds_on_the_one_before_until_both_models_can_be_shipped(t
     for task in ("t2v", "i2v"):
         for module in (guidance, student, sparse):
             stage(module, tiny, "--task", task, *QUICK)
-    export.export(tiny, tiny / "out")
+    export.export(tiny, tiny / "out", "sparse", "abc")
+    told = json.loads((tiny / "out" / "provenance.json").read_text())
+    assert (told["revision"], told["shipped"]) == ("abc", "sparse")
+    said = {(s["stage"], s.get("task")): s for s in told["stages"]}
+    assert [*said] == [
+        ("latents", None),
+        *((stage, task) for stage in ("teacher", "guided", "student", "sparse") for task in ("t2v", "i2v")),
+    ]
+    assert said["latents", None]["clips"] == 2
+    for (name, task), one in said.items():
+        if name != "latents":
+            assert one["seed"] > 0
+            assert one["steps"] > 0
+            assert one["progress"] == 1.0
+            assert 0 <= one["probe"]["colour"] <= 1
+            assert ("first_frame_psnr" in one["probe"]) == (task == "i2v")
+            assert (tiny / f"{name}-{task}.png").exists()
     for task in ("t2v", "i2v"):
         trained = load_file(tiny / f"sparse-{task}.safetensors")
         model = WanTransformer(setup.SHAPES[task], setup.TOPK)

@@ -74,10 +74,9 @@ class Machine:
         self.beat("busy", Progress(StageName.LOADING, worker=self.name))
         return self.job
 
-    def step(self, k: int, preview: bool = True, picture: np.ndarray | None = None) -> None:
+    def step(self, k: int, preview: bool = True, n: int = 16, picture: np.ndarray | None = None) -> None:
         """`picture`: what the preview is to become, [h, w, 3]."""
         assert self.job is not None
-        n = self.job.spec.steps
         if preview:
             whole = ball(0.5) if picture is None else picture
             noise = np.random.default_rng(k).integers(0, 255, whole.shape, np.uint8)

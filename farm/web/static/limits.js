@@ -8,10 +8,13 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 export const framesOf = (seconds, model) => 4 * Math.round((seconds * model.fps) / 4) + 1;
 export const secondsOf = (frames, model) => Number(((frames - 1) / model.fps).toFixed(2));
 
+const inFrames = ({ min_frames: low, max_frames: high }) =>
+  low === high ? say("n_frames", { n: low }) : say("why_frames", { low, high });
+
 const CHECKS = {
   frames(given, model) {
     const frames = clamp(4 * Math.round((Number(given) - 1) / 4) + 1, model.min_frames, model.max_frames);
-    return [frames, say("why_frames", { low: model.min_frames, high: model.max_frames })];
+    return [frames, inFrames(model)];
   },
   seconds(given, model) {
     const frames = clamp(framesOf(Number(given), model), model.min_frames, model.max_frames);
@@ -51,8 +54,8 @@ export function limits(model) {
   const size = one
     ? say("limits_one_size", { size: model.size })
     : say("limits_size", { low: model.min_side, high: model.max_side });
-  const { min_frames: low, max_frames: high, fps, max_steps: steps } = model;
-  return say("limits", { size, low, high, fps, steps });
+  const { fps, max_steps: steps } = model;
+  return say("limits", { size, frames: inFrames(model), fps, steps });
 }
 
 /** The words of a prompt that a model with a vocabulary has never seen. */

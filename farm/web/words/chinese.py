@@ -44,7 +44,7 @@ CHINESE: dict[str, str] = {
     "like_image": "同图片", "on_hold": "先暂停", "hold_new": "先暂停",
     "aspect": "画幅", "aspect_free": "自定", "seconds": "秒数", "how_many": "数量", "advanced": "高级",
     "limits_size": "边长 {low} 到 {high}", "limits_one_size": "仅 {size}",
-    "limits": "{size}，{low} 到 {high} 帧，每秒 {fps} 帧，最多 {steps} 步",
+    "limits": "{size}；{frames}，每秒 {fps} 帧；最多 {steps} 步",
     "offer": "{field} {given} 不可用：{why}。", "use_value": "使用 {value}",
     "why_frames": "帧数为 4k + 1，{low} 到 {high}", "why_steps": "1 到 {high} 步",
     "why_size": "须为 {grid} 的倍数且模型能够渲染", "why_seconds": "最长 {high} 秒",

@@ -46,7 +46,7 @@ ENGLISH: dict[str, str] = {
     "like_image": "like image", "on_hold": "on hold", "hold_new": "Hold",
     "aspect": "Shape", "aspect_free": "free", "seconds": "Seconds", "how_many": "How many", "advanced": "Advanced",
     "limits_size": "sides {low} to {high}", "limits_one_size": "{size} only",
-    "limits": "{size}, {low} to {high} frames at {fps} a second, {steps} steps at most",
+    "limits": "{size}; {frames}, {fps} a second; {steps} steps at most",
     "offer": "{field} {given} is not possible: {why}.", "use_value": "Use {value}",
     "why_frames": "4k + 1 frames, {low} to {high}", "why_steps": "1 to {high} steps",
     "why_size": "multiples of {grid} that the model can render", "why_seconds": "up to {high} s",
