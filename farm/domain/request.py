@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from farm.domain.cycles import cycle
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import Fields, number_of, quote, refuse_unwritable
-from farm.domain.job import KEY_OF, JobSpec, NewJob, batch_row_key, seed_from_key
+from farm.domain.job import KEY_OF, MAX_PRIORITY, JobSpec, NewJob, batch_row_key, seed_from_key
 from farm.domain.placing import depends_on, of_rows, refuse_rows, requires
 from model.demo.tokenizer import KNOWN, tokenize
 from model.errors import ModelError, PromptTooLong
@@ -26,7 +26,6 @@ from model.wan.sizes import GRID, adaptive_size, nearest_size
 
 MAX_SEED = 2**32 - 1
 MAX_GUIDANCE = 20.0
-MAX_PRIORITY = 100
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 # (width, height) of the image of this digest; None: it has not been uploaded.
