@@ -54,7 +54,7 @@ def furnish(services: Services, draw: Draw = lambda spec: None) -> Furnished:
         done.append(submit(services, prompt, **fields))
         spec = first.take().spec
         if number == len(DONE) - 1:  # the newest has a history
-            first.step(5)
+            first.step(1, n=spec.steps)
             first.die()
             first = Machine(services.db, services.store, "w2")
             first.take()
@@ -67,7 +67,7 @@ def furnish(services: Services, draw: Draw = lambda spec: None) -> Furnished:
     running = submit(services, RUNNING, seed=77)
     spec = first.take().spec
     frames = draw(spec)
-    first.step(9, picture=None if frames is None else frames[len(frames) // 2])
+    first.step(max(spec.steps - 1, 1), n=spec.steps, picture=None if frames is None else frames[len(frames) // 2])
     waiting = tuple(submit(services, prompt, seed=500 + i) for i, prompt in enumerate(WAITING))
     held = submit(services, "a large blue square moving up on a beige background", hold=True, seed=9)
     dependent = submit(
