@@ -74,9 +74,8 @@ class Machine:
         self.beat("busy", Progress(StageName.LOADING, worker=self.name))
         return self.job
 
-    def step(self, k: int, preview: bool = True) -> None:
+    def step(self, k: int, preview: bool = True, n: int = 16) -> None:
         assert self.job is not None
-        n = self.job.spec.steps
         if preview:
             noise = np.random.default_rng(k).integers(0, 255, (96, 96, 3), np.uint8)
             mixed = ball(0.5).astype(float) * k / n + noise * (1 - k / n)
@@ -86,7 +85,9 @@ class Machine:
     def finish(self, colour: tuple[int, int, int] = (220, 40, 50)) -> Artifact:
         assert self.job is not None
         job, spec = self.job, self.job.spec
-        frames = np.stack([ball(math.sin(i / spec.frames * math.pi), 96, colour) for i in range(spec.frames)])
+        frames = np.stack(
+            [ball(math.sin(i / spec.frames * math.pi), spec.width, colour) for i in range(spec.frames)]
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video.mp4"
             encoder = Encoder(path, (spec.width, spec.height), spec.fps)
