@@ -73,7 +73,7 @@ _ERROR = {
     "required": ["error"],
     "examples": [
         {"error": {"code": "invalid_request", "message": "size 100x96 does not fit: width and height must be"
-                   " multiples of 16", "next": "the nearest that does is 96x96", "field": "size"}}
+                   " multiples of 16", "next": "the nearest that does is 192x192", "field": "size"}}
     ],
 }  # fmt: skip
 
@@ -206,7 +206,7 @@ SCHEMAS: dict[str, Schema] = {
         ("prompt",),
         prompt={"type": "string", "minLength": 1, "examples": ["a large red circle moving up"]},
         model={"type": "string", "examples": ["demo-t2v"]},
-        size={"type": "string", "examples": ["96x96"]},
+        size={"type": "string", "examples": ["192x192"]},
         seconds=ANY_NUMBER | {"description": "instead of frames; the nearest 4k + 1 frames"},
         frames=ANY_INTEGER | {"description": "4k + 1"},
         steps=ANY_INTEGER,
