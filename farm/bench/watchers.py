@@ -21,13 +21,14 @@ from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from farm.bench.throwaway import MODEL, until
+from farm.bench.farm import MODEL
 from farm.db import jobs, leases, workers
 from farm.db.engine import Database, migrate, open_database
 from farm.domain.job import Artifact, JobError, JobSpec, NewJob, Progress
 from farm.domain.states import FINAL, Outcome, StageName
 from farm.domain.worker import Beat, NewWorker
 from farm.settings import Settings, load_settings
+from farm.throwaway import until
 
 _LANE = f"local/default/interactive/{MODEL}"
 _GOAL_MEMORY = 128 * 2**20  # bytes that a hundred watchers may cost the server at its worst

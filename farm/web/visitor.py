@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
 
+SIGN_OUT = {"en": "Sign out", "zh": "退出登录"}
 _FORM = re.compile(r"<form\b[^>]*\bmethod=\"post\"[^>]*>", re.IGNORECASE)
 
 
@@ -23,15 +24,17 @@ def signed_in() -> SignedIn | None:
     return SIGNED_IN.get()
 
 
-def with_form_token(html: str, script: str) -> str:
-    """Every form that posts, and what the script fetches, shows that it comes from this page.
+def with_form_token(html: str, script: str, lang: str) -> str:
+    """Every form that posts, and what the script fetches, shows that it comes from this page; and a way out.
 
     Done to the finished page, so that no template can forget it.
     """
     visitor = signed_in()
     if visitor is None:
         return html
-    token = escape(visitor.form_token)
+    token, who = escape(visitor.form_token), escape(f"{visitor.name}, {visitor.role}")
+    button = f'<button class="quiet" title="{who}">{SIGN_OUT[lang]}</button>'
+    html = html.replace("</header>", f'<form method="post" action="/logout">{button}</form></header>', 1)
     html = _FORM.sub(lambda form: f'{form[0]}<input type="hidden" name="csrf" value="{token}">', html)
     head = f'<meta name="csrf-token" content="{token}"><script src="{script}"></script>'
     return html.replace("</title>", f"</title>{head}", 1)

@@ -5,7 +5,7 @@ CHINESE: dict[str, str] = {
     "skip": "跳到内容", "theme": "深色或浅色", "shortcuts": "键盘快捷键",
     "room_jobs": "任务", "room_workers": "工作进程", "room_health": "健康状况",
     "live": "实时", "connecting": "连接中", "reconnecting": "重新连接中",
-    "close": "关闭", "sign_out": "退出登录", "no": "保留", "language": "语言",
+    "close": "关闭", "no": "保留", "language": "语言",
     "farm_away": "农场没有响应", "farm_away_help": "重新连接后再试",
     "outage_database": "农场的数据库暂时不可用。不会丢失任何内容：已接受的任务保存在其中，正在渲染的会继续，"
     "完成的视频会在工作进程处等待。恢复后即可提交新任务。",

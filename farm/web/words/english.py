@@ -5,7 +5,7 @@ ENGLISH: dict[str, str] = {
     "skip": "Skip to content", "theme": "Dark or light", "shortcuts": "Keyboard shortcuts",
     "room_jobs": "Jobs", "room_workers": "Workers", "room_health": "Health",
     "live": "live", "connecting": "connecting", "reconnecting": "reconnecting",
-    "close": "Close", "sign_out": "Sign out", "no": "Keep it", "language": "Language",
+    "close": "Close", "no": "Keep it", "language": "Language",
     "farm_away": "The farm does not answer", "farm_away_help": "try again once it is reconnected",
     "outage_database": "The farm's database is away. Nothing is lost: accepted jobs are kept there, what is being "
     "rendered goes on, and finished videos wait with their workers. New jobs can be sent once it is back.",
