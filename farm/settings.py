@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     hidden_kept: float = Field(
         default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
     )
+    label_producer: str = Field(
+        default="", max_length=200, description="who answers for the videos, for their AIGC label: a name or code"
+    )
+    label_visible: bool = Field(default=False, description='write "AI generated" into a corner of every frame')
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")

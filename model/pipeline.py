@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model import loading, sampler
-from model.errors import ImageMissing, RenderCancelled
+from model.errors import ImageMissing, NotNumbers, RenderCancelled
 from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
 from model.library import Library
 from model.loading import Resident
@@ -40,7 +40,7 @@ class Pipeline:
         """Render `spec`, yielding events as they happen.
 
         Raises RenderCancelled at the first step or chunk after `cancelled()` turned true, PromptTooLong,
-        ImageMissing.
+        ImageMissing, NotNumbers.
         """
         if (spec.image is None) == (self.preset.task == "i2v"):
             raise ImageMissing(self.preset.name, spec.image is None)
@@ -57,6 +57,8 @@ class Pipeline:
         for sample in self.denoise(latent, text, spec, condition):
             check(cancelled)
             latent = sample.latent
+            # A step later nothing tells any more where it began; uint8 frames have no NaN to find.
+            refuse_not_numbers(latent, f"the latent of step {sample.k}")
             yield Step(sample.k, sample.n)
             yield Preview(sample.k, self.preview_image(sample.denoised))
         yield Stage("decode")
@@ -64,6 +66,7 @@ class Pipeline:
         with torch.inference_mode():
             chunks = self.parts.vae.stream(latent.to(self.dtype))
             while (chunk := next(chunks, None)) is not None:
+                refuse_not_numbers(chunk, f"the picture from frame {first} on")
                 frames = to_uint8(chunk)
                 yield Frames(first, frames)
                 first += len(frames)
@@ -141,6 +144,11 @@ class Pipeline:
 def to_uint8(video: Tensor) -> Image:
     """[1, 3, t, h, w] in [-1, 1] -> uint8 [t, h, w, 3] on the host."""
     return ((video[0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
+
+
+def refuse_not_numbers(values: Tensor, where: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise NotNumbers(where)
 
 
 def check(cancelled: Callable[[], bool]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from fastapi import FastAPI
 
-from farm.api import batches, errors, events, health, images, jobs, models, videos, workers
+from farm.api import batches, errors, events, health, images, inspect, jobs, models, videos, workers
 from farm.api.guard import Guard, Head
 from farm.api.services import Services
 from farm.api.stream import Hub
@@ -32,7 +32,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for resource in (videos, jobs, batches, images, workers, models, health, events):
+    for resource in (videos, jobs, batches, images, inspect, workers, models, health, events):
         app.include_router(resource.router)
     pages.install(app)
     app.add_middleware(Head, endless=(events.PATH,))

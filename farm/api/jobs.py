@@ -24,6 +24,7 @@ from farm.domain.states import JobState
 from farm.scheduling.lanes import Reason
 from farm.scheduling.surroundings import Surroundings
 from farm.scheduling.why import why
+from farm.storage.keys import beside
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
@@ -115,11 +116,26 @@ def content(farm: Farm, request: Request, job_id: str, download: bool = False) -
 
 
 @router.get("/{job_id}/thumbnail")
-def thumbnail(farm: Farm, request: Request, job_id: str) -> Response:
+def thumbnail(farm: Farm, request: Request, job_id: str, small: bool = False) -> Response:
+    """The middle frame; `small`: at most 320 pixels wide."""
     job, artifact = finished(farm, job_id)
+    key = beside(artifact.key, "thumbnail") if small else artifact.poster_key
+    if small and farm.store.size(key) is None:  # of a video older than thumbnails
+        key, small = artifact.poster_key, False
     return stored(
-        request, farm.store, artifact.poster_key, media_type="image/jpeg",
-        etag=f"{artifact.sha256}-poster", name=file_name(job, "jpg"),
+        request, farm.store, key, media_type="image/jpeg",
+        etag=f"{artifact.sha256}-{'small' if small else 'poster'}", name=file_name(job, "jpg"),
+    )  # fmt: skip
+
+
+@router.get("/{job_id}/strip")
+def strip(farm: Farm, request: Request, job_id: str) -> Response:
+    """Eight frames side by side, left to right in time."""
+    job, artifact = finished(farm, job_id)
+    key = beside(artifact.key, "strip")
+    return stored(
+        request, farm.store, key, media_type="image/jpeg", etag=f"{artifact.sha256}-strip",
+        name=file_name(job, "jpg"),
     )  # fmt: skip
 
 

@@ -116,6 +116,8 @@ def artifact_json(job: Job) -> Json | None:
     return {
         "url": f"/api/jobs/{job.id}/content",
         "poster_url": f"/api/jobs/{job.id}/thumbnail",
+        "thumbnail_url": f"/api/jobs/{job.id}/thumbnail?small=true",
+        "strip_url": f"/api/jobs/{job.id}/strip",
         "sha256": job.artifact.sha256,
         "bytes": job.artifact.bytes,
         "frames": job.artifact.frames,

@@ -8,6 +8,7 @@ import click
 from farm.cli.config import speak_utf8
 from farm.cli.output import fault, note
 from farm.domain.errors import Exit, FarmError
+from farm.domain.version import VERSION
 
 # name: (module of farm.cli, attribute, one line of help, section). Help must not load the modules.
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -16,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "list": ("jobs", "list_jobs", "List jobs, newest first.", "Videos"),
     "show": ("jobs", "show", "Everything about a job.", "Videos"),
     "why": ("jobs", "why", "Why a job is where it is, and what would help.", "Videos"),
+    "inspect": ("inspect", "inspect", "How a video was made, and whether it is whole.", "Videos"),
     "download": ("download", "download", "Save a job's video.", "Videos"),
     "cancel": ("jobs", "cancel", "Stop jobs, or take them out of the queue.", "Videos"),
     "retry": ("jobs", "retry", "Run failed or cancelled jobs once more.", "Videos"),
@@ -57,7 +59,7 @@ class Farm(click.Group):
 
 
 @click.group(cls=Farm, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option("1.0.0", prog_name="farm")
+@click.version_option(VERSION, prog_name="farm")
 def cli() -> None:
     """A render farm for text-to-video.
 
