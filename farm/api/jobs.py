@@ -13,6 +13,7 @@ from farm.api.content import file_name, stored
 from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
 from farm.api.present import Json, attempt_json, dependency_json, job_json
 from farm.api.services import Farm, Services
+from farm.api.variants import made_into
 from farm.db import jobs, lanes, leases, quarantines, workers
 from farm.db.engine import Database
 from farm.db.leases import Stalled
@@ -21,6 +22,7 @@ from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
 from farm.domain.request import check_priority, hint, new_job
 from farm.domain.states import JobState
+from farm.media.transcode import Variant
 from farm.scheduling.lanes import Reason
 from farm.scheduling.surroundings import Surroundings
 from farm.scheduling.why import why
@@ -107,8 +109,19 @@ def rerun(farm: Farm, job_id: str, body: Body, response: Response, idempotency_k
 
 
 @router.get("/{job_id}/content")
-def content(farm: Farm, request: Request, job_id: str, download: bool = False) -> Response:
+def content(
+    farm: Farm,
+    request: Request,
+    job_id: str,
+    download: bool = False,
+    variant: Variant = Variant.VIDEO,
+    fps: int | None = None,
+    conform: bool = False,
+) -> Response:
+    """The video; or made into another form: for any player, ProRes, a ZIP of PNGs, at another frame rate."""
     job, artifact = finished(farm, job_id)
+    if variant is not Variant.VIDEO or fps not in {None, job.spec.fps}:
+        return made_into(farm, job, artifact, variant, fps, conform)
     return stored(
         request, farm.store, artifact.key, media_type="video/mp4", etag=artifact.sha256,
         name=file_name(job, "mp4"), download=download, redirect=farm.store_redirect,

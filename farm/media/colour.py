@@ -13,13 +13,13 @@ EXACT = (
 )
 
 
-def to_yuv(image: np.ndarray[Any, np.dtype[np.uint8]]) -> VideoFrame:
-    """image: uint8 [h, w, 3] RGB -> yuv420p, bt709, limited range, and tagged as what it is.
+def to_yuv(image: np.ndarray[Any, np.dtype[np.uint8]], pixels: str = "yuv420p") -> VideoFrame:
+    """image: uint8 [h, w, 3] RGB -> `pixels`, bt709, limited range, and tagged as what it is.
 
     The matrix must be the one that the tags name: swscale's own default is bt601.
     """
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-        format="yuv420p",
+        format=pixels,
         src_colorspace=int(Colorspace.ITU709),
         dst_colorspace=int(Colorspace.ITU709),
         src_color_range=int(ColorRange.JPEG),
