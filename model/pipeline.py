@@ -13,6 +13,7 @@ from model.loading import Resident
 from model.memory import Plan
 from model.wan.conditioning import fit_image, image_condition
 from model.wan.config import Preset
+from model.wan.transformer import WanTransformer
 
 
 class Pipeline:
@@ -112,6 +113,8 @@ class Pipeline:
             if condition is not None:
                 x = torch.cat([x, condition.to(x).expand(len(x), -1, -1, -1, -1)], dim=1)
             expert = self.expert(t)
+            if self.preset.topk is not None:
+                expert.topk = spec.topk or self.preset.topk
             timestep = torch.full((len(x),), 1000 * t, device=x.device)
             if self.preset.distilled:
                 timestep = timestep.to(self.dtype)  # as in training
@@ -127,9 +130,9 @@ class Pipeline:
         def fresh() -> Tensor:
             return torch.randn(noise.shape, generator=generator).to(noise.device)
 
-        return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, fresh)
+        return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, None if spec.ode else fresh)
 
-    def expert(self, t: float) -> torch.nn.Module:
+    def expert(self, t: float) -> WanTransformer:
         """The transformer for time t in [0, 1]: with two, the high-noise one from the boundary up (Wan2.2)."""
         low = self.parts.low
         return self.parts.transformer if low is None or t >= (self.preset.boundary or 0.0) else low

@@ -10,8 +10,9 @@ from fastapi.responses import Response
 
 from farm.api.body import Body, IdempotencyKey
 from farm.api.content import file_name, stored
+from farm.api.continuing import continued
 from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
-from farm.api.present import Json, attempt_json, dependency_json, job_json
+from farm.api.present import Json, attempt_json, dependency_json, job_json, wish_json
 from farm.api.services import Farm, Services
 from farm.api.variants import made_into
 from farm.db import jobs, lanes, leases, quarantines, workers
@@ -20,7 +21,8 @@ from farm.db.leases import Stalled
 from farm.domain.errors import InvalidRequest, NotReady
 from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
-from farm.domain.request import check_priority, hint, new_job
+from farm.domain.prompt import hint
+from farm.domain.request import check_priority, new_job
 from farm.domain.states import JobState
 from farm.media.transcode import Variant
 from farm.scheduling.lanes import Reason
@@ -34,8 +36,21 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 
 
 @router.post("", status_code=201)
-def create(farm: Farm, body: Body, response: Response, idempotency_key: IdempotencyKey = None) -> Json:
-    """201 for a new job, 200 for the one that this Idempotency-Key made before."""
+def create(
+    farm: Farm,
+    body: Body,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    dry_run: bool = False,
+) -> Json:
+    """201 for a new job, 200 for the one that this Idempotency-Key made before.
+
+    `dry_run`: 200 and what would be rendered; nothing is submitted.
+    """
+    if dry_run:
+        response.status_code = 200
+        wish = accept(farm, body, idempotency_key)
+        return {**wish_json(wish), "hint": hint(wish.spec) or wish.note}
     return submit_one(farm, accept(farm, body, idempotency_key), response)
 
 
@@ -177,7 +192,10 @@ def preview(
 def accept(farm: Services, body: Json, idempotency_key: str | None = None) -> NewJob:
     """The wish of a request, its uploaded image kept. Raises FarmError naming the field that is wrong."""
     return new_job(
-        with_images_kept(farm, body), farm.models, idempotency_key=idempotency_key, images=image_sizes(farm)
+        with_images_kept(farm, continued(farm, body, finished)),
+        farm.models,
+        idempotency_key=idempotency_key,
+        images=image_sizes(farm),
     )
 
 
@@ -241,15 +259,19 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
         "priority": job.priority,
         "tags": dict(job.tags),
     }
+    if job.spec.quality is not None:
+        wish["quality"] = job.spec.quality
+    if job.spec.ode:
+        wish["ode"] = True
     if job.spec.negative_prompt is not None:
         wish["negative_prompt"] = job.spec.negative_prompt
     if job.requires is not None:
         wish["requires"] = {**asdict(job.requires), "tags": list(job.requires.tags)}
     if "seconds" in changes:
         del wish["frames"]
-    if any(name in changes for name in IMAGE_FIELDS):
+    if any(name in changes for name in (*IMAGE_FIELDS, "continue", "aspect")):
         del wish["size"]  # follows the new image, unless the changes fix it
-    elif job.spec.image is not None:
+    if job.spec.image is not None and not any(name in changes for name in (*IMAGE_FIELDS, "continue")):
         wish |= {"image": job.spec.image, "fit": job.spec.fit}
     return accept(farm, {**wish, **changes}, idempotency_key)
 

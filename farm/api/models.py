@@ -7,7 +7,8 @@ from farm.api.services import Farm, Services
 from farm.db import models
 from farm.domain.errors import FarmError
 from farm.domain.model import KnownModel
-from farm.domain.request import MIN_FRAMES, Models
+from farm.domain.request import Models
+from farm.domain.shape import MIN_FRAMES
 from model.wan.config import PRESETS, Preset
 
 router = APIRouter(prefix="/api/models", tags=["models"])

@@ -127,7 +127,7 @@ class Client:
             headers["Range"] = f"bytes=0-{first - 1}"
         elif begin:
             headers = {"Range": f"bytes={begin}-", "If-Range": f'"{etag}"'}
-        response = self._follow(self._send("GET", path, None, query, headers), headers)
+        response = self._send("GET", path, None, query, headers)
         if begin and response.status != 206:
             file.truncate(0)
             file.seek(0)
@@ -140,18 +140,6 @@ class Client:
             response.close()
         if left:  # http.client calls a connection that was cut an end
             raise self._unreachable(f"the connection ended {left} bytes too early")
-
-    def _follow(self, response: http.client.HTTPResponse, headers: dict[str, str]) -> http.client.HTTPResponse:
-        """Where a farm sends its clients to the store itself. Our own headers, and what they prove, stay here."""
-        where = response.headers.get("Location")
-        if response.status not in {302, 303, 307, 308} or not where:
-            return response
-        response.close()
-        store = urlsplit(where)
-        elsewhere = Client(f"{store.scheme}://{store.netloc}", self.timeout)
-        target = f"{store.path}?{store.query}" if store.query else store.path
-        ranges = {name: value for name, value in headers.items() if name in {"Range", "If-Range"}}
-        return elsewhere._send("GET", target, None, None, ranges)
 
     def _part(self, response: http.client.HTTPResponse) -> bytes:
         try:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 from farm.cluster import device
 from farm.domain.job import JobSpec
+from farm.domain.sampling import QUALITIES
 from farm.ops.logging import Log
 from model.errors import CorruptWeights, ModelError
 from model.events import Event, Fit, Image, RenderSpec
@@ -61,7 +62,8 @@ class Resident:
         return RenderSpec(
             prompt=job.prompt, width=job.width, height=job.height, frames=job.frames,
             steps=job.steps, seed=job.seed, guidance=job.guidance, negative_prompt=job.negative_prompt,
-            image=image, fit=cast(Fit, job.fit),
+            image=image, fit=cast(Fit, job.fit), topk=None if job.quality is None else QUALITIES[job.quality],
+            ode=job.ode,
         )  # fmt: skip
 
     def _load(self, model: str, memory_plan: int) -> None:

@@ -14,7 +14,19 @@ from farm.domain.version import VERSION
 
 PRODUCER = "turbofarm"  # of the label, where the operator has no name or code set
 # What of the settings people ask for; the rest (digests, frame rate, kind) follows from the model.
-_ASKED = ("prompt", "model", "frames", "steps", "seed", "guidance", "negative_prompt", "image", "fit")
+_ASKED = (
+    "prompt",
+    "model",
+    "frames",
+    "steps",
+    "seed",
+    "guidance",
+    "negative_prompt",
+    "image",
+    "fit",
+    "quality",
+    "ode",
+)
 
 
 @dataclass(frozen=True)

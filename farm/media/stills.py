@@ -26,6 +26,13 @@ def jpeg(image: Picture, quality: int = 85) -> bytes:
     return _jpeg(Image.fromarray(image), quality)
 
 
+def png(image: Picture) -> bytes:
+    """uint8 [h, w, 3] RGB, every pixel as it is."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
 def poster(frames: Picture) -> bytes:
     """JPEG of the middle frame of uint8 [n, h, w, 3]: there the motion has begun and not yet ended."""
     return jpeg(frames[len(frames) // 2], quality=90)

@@ -1,0 +1,74 @@
+"""What is to be seen, and what not, in people's words. Pure."""
+
+import unicodedata
+
+from farm.domain.errors import InvalidRequest, PromptRefused
+from farm.domain.fields import Fields, quote, refuse_unwritable
+from farm.domain.job import JobSpec
+from model.demo.tokenizer import tokenize
+from model.errors import PromptTooLong
+from model.wan.config import PRESETS, Preset
+
+
+def prompt_of(value: object, preset: Preset) -> str:
+    example = 'describe what should be seen, for example: "a large red circle moving left to right"'
+    if value is None:
+        raise PromptRefused("a prompt is needed", example, "prompt")
+    if not isinstance(value, str):
+        raise PromptRefused(f"the prompt must be text, not {quote(value)}", example, "prompt")
+    text = value.strip()
+    refuse_unwritable({"prompt": text})
+    if not any(unicodedata.category(c)[0] in "LNPS" for c in text):
+        raise PromptRefused("the prompt is empty", example, "prompt")
+    if len(text) > preset.max_prompt_chars:
+        raise PromptRefused(
+            f"the prompt has {len(text)} characters; {preset.name} reads at most {preset.max_prompt_chars}",
+            f"shorten it by {len(text) - preset.max_prompt_chars} characters",
+            "prompt",
+        )
+    if preset.text_encoder == "demo":
+        try:
+            tokenize(text, preset.transformer.text_len)
+        except PromptTooLong as error:
+            raise PromptRefused(error.message, error.next, "prompt") from error
+    return text
+
+
+def negative_prompt_of(wish: Fields, preset: Preset) -> str | None:
+    value = wish.get("negative_prompt")
+    if value is None:
+        return None
+    if preset.negative_prompt is None:
+        why = "it is distilled and runs without guidance" if preset.distilled else "it is guided by an empty one"
+        raise InvalidRequest(
+            f"{preset.name} takes no negative prompt: {why}",
+            "say in the prompt what should be seen, and leave the negative prompt out",
+            "negative_prompt",
+        )
+    if not isinstance(value, str):
+        raise InvalidRequest(
+            f"the negative prompt must be text, not {quote(value)}",
+            "say what should not be seen",
+            "negative_prompt",
+        )
+    try:
+        return prompt_of(value, preset)
+    except PromptRefused as error:
+        raise InvalidRequest(
+            error.message.replace("the prompt", "the negative prompt"), error.next, "negative_prompt"
+        ) from None
+
+
+def hint(spec: JobSpec) -> str | None:
+    """What the person should know about an accepted prompt: words that the demo model has never seen."""
+    preset = PRESETS.get(spec.model)
+    if preset is None or preset.text_encoder != "demo":
+        return None
+    try:
+        unknown = tokenize(spec.prompt, preset.transformer.text_len).unknown
+    except PromptTooLong:  # accepted by an older version of the model
+        return None
+    if not unknown:
+        return None
+    words = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
+    return f"{spec.model} does not know: {words}. It draws coloured shapes that move, on plain backgrounds."
