@@ -1,7 +1,9 @@
-"""Commands about jobs that exist: list, show, why, cancel, hold, release, retry, rerun."""
+"""Commands about jobs that exist: list, show, why, logs, open, cancel, hold, release, priority, retry, rerun."""
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import quote
 
 import click
 
@@ -16,11 +18,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--state", multiple=True, help="queued, running, held, succeeded, failed, cancelled; repeatable.")
 @click.option("--search", help="Words of the prompt.")
 @click.option("--batch", help="Jobs of one batch.")
+@click.option("--model", help="Jobs of one model.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @JSON
-def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(
+    state: tuple[str, ...], search: str | None, batch: str | None, model: str | None, limit: int, as_json: bool
+) -> None:
     """List jobs, newest first."""
-    jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch)
+    jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch, model=model)
     if as_json:
         output.records(jobs)
         return
@@ -36,7 +41,7 @@ def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, lim
     ]
     if rows:
         output.table(rows, ["job", "state", "age", "seed", "prompt"])
-    elif state or search or batch:
+    elif state or search or batch or model:
         output.note("no job matches; see all: farm list")
     else:
         output.note('no jobs; make one: farm submit "a red star moving up"')
@@ -111,14 +116,7 @@ def _verb(name: str, text: str, said: str) -> click.Command:
     @JSON
     def command(job_ids: tuple[str, ...], as_json: bool) -> None:
         client = Client()
-        worst = Exit.OK
-        for job_id in job_ids:
-            try:
-                _report(client.act(job_id, name), said, as_json)
-            except Refused as error:  # the others are still changed
-                output.fault(error)
-                worst = max(worst, error.exit)
-        sys.exit(worst)
+        sys.exit(_each(job_ids, lambda job_id: client.act(job_id, name), said, as_json))
 
     return command
 
@@ -127,6 +125,56 @@ cancel = _verb("cancel", "Stop jobs, or take them out of the queue.", "cancelled
 hold = _verb("hold", "Keep queued jobs from starting.", "held")
 release = _verb("release", "Let held jobs go.", "released")
 retry = _verb("retry", "Run failed or cancelled jobs once more: same job, same seed.", "queued again")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # -5 is no option
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.argument("priority", metavar="PRIORITY")
+@JSON
+def priority(job_ids: tuple[str, ...], priority: str, as_json: bool) -> None:
+    """Let JOBs go by PRIORITY, from -100 to 100: 0 is normal, higher goes first."""
+    client = Client()
+
+    def change(job_id: str) -> Json:
+        return client.request("PATCH", f"/api/jobs/{quote(job_id, safe='')}", body={"priority": priority})
+
+    sys.exit(_each(job_ids, change, f"priority {priority}", as_json))
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--limit", type=click.IntRange(1, 5000), default=500, show_default=True)
+@JSON
+def logs(job_id: str, limit: int, as_json: bool) -> None:
+    """What the processes of the farm wrote down about JOB, oldest first."""
+    lines = cast("list[Json]", Client().get(f"/api/jobs/{quote(job_id, safe='')}/logs", limit=limit)["data"])
+    if as_json:
+        output.records(lines)
+    elif not lines:
+        output.note("nothing is written down about it here; render nodes keep logs of their own")
+    for line in [] if as_json else lines:
+        known = {"time", "level", "process", "pid", "job", "event", "traceback"}
+        rest = "  ".join(
+            f"{name}={value}" for name, value in line.items() if name not in known and value is not None
+        )
+        output.data(f"{line['time']}  {line['level']:7}  {line['process']:10}  {line['event']}  {rest}".rstrip())
+        if line.get("traceback"):
+            output.data(str(line["traceback"]).rstrip())
+
+
+@click.command("open")
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option("--print", "only_print", is_flag=True, help="The address alone; open nothing.")
+def open_page(job_id: str | None, only_print: bool) -> None:
+    """Show JOB, or the farm's page, in the browser; prints the address."""
+    client = Client()
+    url = f"{client.url}/" if job_id is None else f"{client.url}/jobs/{quote(client.job(job_id)['id'])}"
+    output.data(url)
+    if not only_print:
+        import webbrowser
+
+        if not webbrowser.open(url):
+            output.note("no browser is to be found here: open the address yourself")
 
 
 @click.command()
@@ -153,6 +201,17 @@ def _required(requires: Json) -> str:
     if requires["gpus"] > 1:
         parts.append(f"{requires['gpus']} GPUs")
     return ", ".join(parts)
+
+
+def _each(job_ids: tuple[str, ...], change: Callable[[str], Json], said: str, as_json: bool) -> Exit:
+    worst = Exit.OK
+    for job_id in job_ids:
+        try:
+            _report(change(job_id), said, as_json)
+        except Refused as error:  # the others are still changed
+            output.fault(error)
+            worst = max(worst, error.exit)
+    return worst
 
 
 def _report(job: Json, said: str, as_json: bool) -> None:

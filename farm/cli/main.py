@@ -1,6 +1,7 @@
 """`farm`: finds the command, loads only its file, and turns every FarmError into words and an exit code."""
 
 import importlib
+import os
 import sys
 
 import click
@@ -22,6 +23,9 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "cancel": ("jobs", "cancel", "Stop jobs, or take them out of the queue.", "Videos"),
     "retry": ("jobs", "retry", "Run failed or cancelled jobs once more.", "Videos"),
     "rerun": ("jobs", "rerun", "Render a job's settings again as a new job.", "Videos"),
+    "priority": ("jobs", "priority", "Let queued jobs go earlier or later.", "Videos"),
+    "logs": ("jobs", "logs", "What the farm wrote down about a job.", "Videos"),
+    "open": ("jobs", "open_page", "Show a job, or the farm, in the browser.", "Videos"),
     "hold": ("jobs", "hold", "Keep queued jobs from starting.", "Videos"),
     "release": ("jobs", "release", "Let held jobs go.", "Videos"),
     "batch": ("batch", "batch", "Many prompts at once.", "Videos"),
@@ -31,11 +35,14 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "worker": ("nodes", "worker", "Let this machine render for a server.", "Farm"),
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
     "workers": ("workers", "workers", "Who renders; drain, restart, resume, quarantine.", "Farm"),
+    "top": ("top", "top", "Workers, running jobs and the queue, live.", "Farm"),
+    "usage": ("top", "usage", "GPU time and videos by owner and project.", "Farm"),
     "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "sweep": ("sweep", "sweep", "Free what nobody can see any more in the store.", "Farm"),
     "migrate": ("farm", "migrate", "Bring the database to this version's schema.", "Farm"),
     "chaos": ("chaos", "chaos", "Prove on a throw-away farm that kills lose nothing.", "Farm"),
+    "completion": ("completion", "completion", "Complete words after TAB in bash, zsh or fish.", "Farm"),
     "demo": ("demo", "demo", "", ""),
 }
 
@@ -51,6 +58,14 @@ class Farm(click.Group):
             return None
         module, attribute, _, _ = COMMANDS[cmd_name]
         return getattr(importlib.import_module(f"farm.cli.{module}"), attribute)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # `farm list | head`: nobody reads any more, and that is fine. Click would call it a failure.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Exit.OK
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in ("Videos", "Farm"):
@@ -86,10 +101,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         note("stopped")
         sys.exit(130)
-    except BrokenPipeError:
-        # `farm list | head`: nobody reads any more, and that is fine.
-        sys.stderr.close()
-        sys.exit(Exit.OK)
 
 
 if __name__ == "__main__":

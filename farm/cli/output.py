@@ -20,8 +20,13 @@ def data(line: str = "") -> None:
 
 
 def record(value: Any) -> None:
-    """One JSON value on one line."""
-    data(json.dumps(value, ensure_ascii=False))
+    """One JSON value on one line, as it is read back: what the stream cannot spell is escaped."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(value)
+    data(line)
 
 
 def records(values: Iterable[Any]) -> None:
@@ -73,6 +78,12 @@ def width(text: str) -> int:
         else:
             columns += 2 if unicodedata.east_asian_width(c) in "WF" else 1
     return columns
+
+
+def padded(text: str, columns: int) -> str:
+    """`text` on exactly so many columns."""
+    text = cut(text, columns)
+    return text + " " * (columns - width(text))
 
 
 def cut(text: str, columns: int) -> str:

@@ -223,10 +223,20 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None:
         return read_text(file).strip()
     if prompt == "-":
-        return sys.stdin.buffer.read().decode("utf-8-sig", "replace").strip()
+        return _decoded(sys.stdin.buffer.read()).strip()
     if prompt is None:
         raise InvalidRequest("a prompt is needed", 'farm submit "a red star moving up"', "prompt")
     return prompt
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, or what the console speaks; without a console's word for it, the code page of Chinese Windows."""
+    for encoding in ("utf-8-sig", sys.stdin.encoding or "utf-8", "gb18030"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise InvalidRequest("the prompt on stdin is not UTF-8", "save it as UTF-8", "prompt")
 
 
 def read_text(path: Path) -> str:
