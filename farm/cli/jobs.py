@@ -224,4 +224,4 @@ def _report(job: Json, said: str, as_json: bool) -> None:
 
 def _why(job: Json) -> str:
     because = job["waiting_because"]
-    return f"{because['sentence']} {because['help']}".strip()
+    return f"{output.said(because['sentence'])} {output.said(because['help'])}".strip()

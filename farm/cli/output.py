@@ -1,6 +1,7 @@
 """How the client speaks: data on stdout, everything else on stderr, errors as code + message + next step."""
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -39,17 +40,28 @@ def records(values: Iterable[Any]) -> None:
         data("[]")
 
 
+def said(sentence: str) -> str:
+    """In the language of FARM_LANG."""
+    if not os.environ.get("FARM_LANG", "").lower().startswith("zh"):
+        return sentence
+    from farm.cli.chinese import translate
+
+    return translate(sentence)
+
+
 def note(line: str = "") -> None:
+    line = "\n".join(map(said, line.split("\n")))
     print(line, file=sys.stderr, flush=True)
 
 
 def fault(error: FarmError) -> None:
     red, dim, plain = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour(sys.stderr) else ("", "", "")
-    note(f"{red}error{plain} {error.code}: {error.message}")
+    note(f"{red}{said('error')}{plain} {error.code}: {said(error.message)}")
     for row in getattr(error, "rows", []):
-        note(f"  line {row.get('line', row.get('row'))}: {row.get('message')}; {row.get('next')}")
+        where = said(f"line {row.get('line', row.get('row'))}")
+        note(f"  {where}: {said(str(row.get('message')))}; {said(str(row.get('next')))}")
     if error.next:
-        note(f"{dim}{error.next}{plain}")
+        note(f"{dim}{said(error.next)}{plain}")
 
 
 def state(name: str) -> str:
