@@ -248,7 +248,7 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
     """The wish that would make this job again. A `seed` of None in `changes` draws a new one."""
     job = jobs.get(farm.db, job_id)
     wish: dict[str, Any] = {
-        "prompt": job.spec.prompt,
+        "prompt": job.expanded_prompt or job.spec.prompt,  # an expander need not say the same again
         "model": job.spec.model,
         "size": f"{job.spec.width}x{job.spec.height}",
         "frames": job.spec.frames,

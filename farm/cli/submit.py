@@ -30,6 +30,7 @@ from farm.domain.errors import Exit, InvalidRequest
 @click.option("--steps", help="Denoise steps.")
 @click.option("--seed", help="Default: random, and printed.")
 @click.option("--quality", help="fast or best: how much sparse attention looks at.")
+@click.option("--expand", is_flag=True, help="Let the farm's expander make the prompt longer; both are kept.")
 @click.option("--ode", is_flag=True, help="No fresh noise between a distilled model's steps: sharper, less varied.")
 @click.option("--guidance", help="How strongly the prompt pulls; not for distilled models.")
 @click.option("--negative-prompt", help="What should not be seen; for undistilled models.")
@@ -59,6 +60,7 @@ def submit(
     before: str | None,
     adaptive_size: bool,
     image: str | None,
+    expand: bool,
     ode: bool,
     count: int,
     not_before: str | None,
@@ -84,6 +86,8 @@ def submit(
     wish: Json = {name: value for name, value in options.items() if value is not None}
     if ode:
         wish["ode"] = True
+    if expand:
+        wish["expand"] = True
     if hold:
         wish["hold"] = True
     if before is not None:

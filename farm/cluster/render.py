@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from farm.cluster import device, offering
+from farm.cluster import device, expander, offering
 from farm.cluster.beating import renew_lease
 from farm.cluster.claim import Claim
 from farm.cluster.faults import AWAY, Fault, Stopped, classify
@@ -125,14 +125,14 @@ class Renderer:
         image = None if spec.image is None else pixels(fetch(self._store, spec.image))
         pipeline = self._resident.pipeline(spec.model, spec.model_digest, claim.assignment.memory_plan)
         _raise_if_stopped(claim)
+        expanded = self._expanded(claim, clock, log) if spec.expand else None
+        wanted = self._resident.spec(spec, image, expanded)
         encoder = Encoder(path, size=(spec.width, spec.height), fps=spec.fps)
         try:
             with Previews(self._store, claim, log) as previews:
-                stills = self._frames(claim, clock, pipeline, self._resident.spec(spec, image), encoder, previews)
+                stills = self._frames(claim, clock, pipeline, wanted, encoder, previews)
             clock.enter(StageName.ENCODE)
-            tags = tags_of(
-                claim.assignment.job, spec, claim.assignment.expanded_prompt, self._settings.label_producer
-            )
+            tags = tags_of(claim.assignment.job, spec, expanded, self._settings.label_producer)
             encoded = encoder.close(tags)
             check_video(encoded.path, frames=spec.frames, size=(spec.width, spec.height))
             check_tags(encoded.path, tags)
@@ -140,6 +140,25 @@ class Renderer:
         except BaseException:
             encoder.abandon()
             raise
+
+    def _expanded(self, claim: Claim, clock: StageClock, log: Log) -> str | None:
+        """The prompt as it is rendered: written down before that. None: as it was typed."""
+        assignment = claim.assignment
+        if assignment.expanded_prompt is not None:  # by an earlier attempt
+            return assignment.expanded_prompt
+        clock.enter(StageName.TEXT)
+        try:
+            text = expander.expand(self._settings, assignment.spec, self._resident.preset(assignment.spec.model))
+        except expander.ExpanderFailed as error:
+            log.warning("prompt_not_expanded", error=error.message, todo=error.next)
+            return None
+        kept: list[bool] = []
+        offering.patiently(
+            claim, lambda: kept.append(leases.expand(self._db, assignment.job, assignment.epoch, text)), log
+        )
+        if not kept[-1]:
+            raise Stopped(Outcome.LOST)
+        return text
 
     def _frames(
         self,

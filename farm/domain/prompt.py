@@ -9,6 +9,8 @@ from model.demo.tokenizer import tokenize
 from model.errors import PromptTooLong
 from model.wan.config import PRESETS, Preset
 
+SHORT = 8  # words, or Chinese characters
+
 
 def prompt_of(value: object, preset: Preset) -> str:
     example = 'describe what should be seen, for example: "a large red circle moving left to right"'
@@ -60,10 +62,14 @@ def negative_prompt_of(wish: Fields, preset: Preset) -> str | None:
 
 
 def hint(spec: JobSpec) -> str | None:
-    """What the person should know about an accepted prompt: words that the demo model has never seen."""
+    """What the person should know about an accepted prompt: words that the demo model has never seen, or that it is
+    too short or in another language for a model that learnt from long English and Chinese captions.
+    """
     preset = PRESETS.get(spec.model)
-    if preset is None or preset.text_encoder != "demo":
+    if preset is None:
         return None
+    if preset.text_encoder != "demo":
+        return None if spec.expand else _hint_for_captions(spec)
     try:
         unknown = tokenize(spec.prompt, preset.transformer.text_len).unknown
     except PromptTooLong:  # accepted by an older version of the model
@@ -72,3 +78,14 @@ def hint(spec: JobSpec) -> str | None:
         return None
     words = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
     return f"{spec.model} does not know: {words}. It draws coloured shapes that move, on plain backgrounds."
+
+
+def _hint_for_captions(spec: JobSpec) -> str | None:
+    letters = [c for c in spec.prompt if c.isalpha()]
+    chinese = sum("\u4e00" <= c <= "\u9fff" for c in letters)
+    plain = sum(c.isascii() for c in letters)
+    if chinese + plain < 0.6 * len(letters):
+        return f"{spec.model} learnt from English and Chinese descriptions: others come out less well."
+    if chinese + len(spec.prompt.split()) < SHORT:
+        return f"{spec.model} learnt from long descriptions: subject, motion, surroundings, light and camera help."
+    return None

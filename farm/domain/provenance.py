@@ -41,8 +41,8 @@ class Provenance:
 
     @property
     def wish(self) -> dict[str, Any]:
-        """The fields of a request that would make this video again."""
-        told = self.settings
+        """The fields of a request that would make this video again: with the prompt that was rendered."""
+        told = self.settings if self.expanded_prompt is None else {**self.settings, "prompt": self.expanded_prompt}
         wish = {name: told[name] for name in _ASKED if told.get(name) is not None}
         if isinstance(told.get("width"), int) and isinstance(told.get("height"), int):
             wish["size"] = f"{told['width']}x{told['height']}"

@@ -36,6 +36,7 @@ class Models:
     installed: Mapping[str, Preset]
     default: str
     digest: Callable[[Preset], str]
+    expands: bool = False  # whether the operator has set a prompt expander
 
     def choose(self, name: object) -> Preset:
         choices = f"choose one of: {', '.join(self.installed) or 'none is installed yet'}"
@@ -197,6 +198,7 @@ def _accept(
         fit=fit_of(wish, image),
         quality=quality_of(wish, preset),
         ode=ode_of(wish, preset),
+        expand=_expand(wish, models),
     )
     priority = wish.get("priority")
     return NewJob(
@@ -211,6 +213,17 @@ def _accept(
         depends_on=depends_on(wish.get("depends_on")),
         requires=requires(wish.get("requires")),
     )
+
+
+def _expand(wish: Fields, models: Models) -> bool:
+    expand = wish.flag("expand")
+    if expand and not models.expands:
+        raise InvalidRequest(
+            "this farm has no prompt expander",
+            "write the prompt out yourself, or have the operator set expander_command or expander_url",
+            "expand",
+        )
+    return expand
 
 
 def _project(value: object) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import FIELDS
 from farm.domain.job import JobSpec, Requires, batch_row_key, seed_from_key
+from farm.domain.prompt import hint
 from farm.domain.request import (
     BadRows,
     Models,
@@ -362,3 +363,18 @@ def test_a_moment_is_kept_in_utc() -> None:
     wish = new_job({"prompt": "a", "not_before": "2026-01-31T22:00:00+08:00"}, MODELS)
     assert wish.not_before is not None
     assert wish.not_before.isoformat() == "2026-01-31T14:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a kite", "long descriptions"),
+        ("风筝", "long descriptions"),
+        ("红色风筝在沙丘上空慢慢飘动", None),
+        ("a red kite drifts over pale dunes in the low sun", None),
+        ("красный воздушный змей над дюнами на закате солнца", "English and Chinese"),
+    ],
+)
+def test_a_prompt_that_a_model_of_captions_makes_little_of_gets_a_hint(prompt: str, said: str | None) -> None:
+    told = hint(new_job({**WAN, "prompt": prompt}, MODELS).spec)
+    assert (told is None) if said is None else (told is not None and said in told)

@@ -23,6 +23,12 @@ PHRASES = {
     "say what should not be seen": "写不想看到什么",
     "{} does not know: {}. It draws coloured shapes that move, on plain backgrounds.":
         "{0} 不认识：{1}。它只画纯色背景上会动的彩色图形。",
+    "{} learnt from English and Chinese descriptions: others come out less well.": "{0} 学的是中文和英文的描述，别的语言效果差一些。",
+    "{} learnt from long descriptions: subject, motion, surroundings, light and camera help.":
+        "{0} 学的是长描述：写上主体、动作、环境、光线和镜头会更好。",
+    "this farm has no prompt expander": "这个农场没有提示词扩写",
+    "write the prompt out yourself, or have the operator set expander_command or expander_url":
+        "请自己写详细，或请运维设置 expander_command 或 expander_url",
     # models
     "model must be a name": "model 必须是一个名字",
     "there is no model called {}": "没有叫 {0} 的模型",
