@@ -1,8 +1,8 @@
-"""Commands about jobs that exist: list, show, why, logs, open, cancel, hold, release, priority, retry, rerun."""
+"""Commands about jobs that exist: list, show, why, open, cancel, hold, release, priority, retry, rerun."""
 
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -18,14 +18,11 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--state", multiple=True, help="queued, running, held, succeeded, failed, cancelled; repeatable.")
 @click.option("--search", help="Words of the prompt.")
 @click.option("--batch", help="Jobs of one batch.")
-@click.option("--model", help="Jobs of one model.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @JSON
-def list_jobs(
-    state: tuple[str, ...], search: str | None, batch: str | None, model: str | None, limit: int, as_json: bool
-) -> None:
+def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
-    jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch, model=model)
+    jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch)
     if as_json:
         output.records(jobs)
         return
@@ -41,7 +38,7 @@ def list_jobs(
     ]
     if rows:
         output.table(rows, ["job", "state", "age", "seed", "prompt"])
-    elif state or search or batch or model:
+    elif state or search or batch:
         output.note("no job matches; see all: farm list")
     else:
         output.note('no jobs; make one: farm submit "a red star moving up"')
@@ -139,27 +136,6 @@ def priority(job_ids: tuple[str, ...], priority: str, as_json: bool) -> None:
         return client.request("PATCH", f"/api/jobs/{quote(job_id, safe='')}", body={"priority": priority})
 
     sys.exit(_each(job_ids, change, f"priority {priority}", as_json))
-
-
-@click.command()
-@click.argument("job_id", metavar="JOB")
-@click.option("--limit", type=click.IntRange(1, 5000), default=500, show_default=True)
-@JSON
-def logs(job_id: str, limit: int, as_json: bool) -> None:
-    """What the processes of the farm wrote down about JOB, oldest first."""
-    lines = cast("list[Json]", Client().get(f"/api/jobs/{quote(job_id, safe='')}/logs", limit=limit)["data"])
-    if as_json:
-        output.records(lines)
-    elif not lines:
-        output.note("nothing is written down about it here; render nodes keep logs of their own")
-    for line in [] if as_json else lines:
-        known = {"time", "level", "process", "pid", "job", "event", "traceback"}
-        rest = "  ".join(
-            f"{name}={value}" for name, value in line.items() if name not in known and value is not None
-        )
-        output.data(f"{line['time']}  {line['level']:7}  {line['process']:10}  {line['event']}  {rest}".rstrip())
-        if line.get("traceback"):
-            output.data(str(line["traceback"]).rstrip())
 
 
 @click.command("open")

@@ -1,9 +1,8 @@
-"""`farm top`: who renders what, live; `farm usage`: what it has cost. Both ask the farm, neither changes it."""
+"""`farm top`: who renders what, and what comes next, live."""
 
 import sys
 import time
 from datetime import UTC, datetime
-from typing import cast
 
 import click
 
@@ -42,26 +41,6 @@ def top(once: bool, as_json: bool) -> None:
             time.sleep(PACE)
     except KeyboardInterrupt:
         output.data()
-
-
-@click.command()
-@click.option("--days", type=click.FloatRange(0, 366, min_open=True), default=30.0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def usage(days: float, as_json: bool) -> None:
-    """GPU time and videos of the last days, by owner and project; lost attempts count, too."""
-    rows = cast("list[Json]", Client().get("/api/usage", days=days)["data"])
-    if as_json:
-        output.records(rows)
-    elif not rows:
-        output.note(f"nothing was rendered in {days:g} days")
-    else:
-        output.table(
-            [
-                [r["owner"], r["project"], str(r["videos"]), str(r["attempts"]), f"{r['gpu_seconds'] / 3600:.2f}"]
-                for r in rows
-            ],
-            ["owner", "project", "videos", "attempts", "GPU hours"],
-        )
 
 
 def _seen(client: Client) -> Json:

@@ -8,11 +8,11 @@ import pytest
 HEAVY = ("torch", "ray", "sqlalchemy", "pydantic", "httpx", "fastapi", "numpy", "PIL", "rich", "jinja2", "av")
 MODULES = [
     "main", "submit", "watch", "jobs", "batch", "download", "farm", "client", "output", "images", "models",
-    "transfer", "nodes", "doctor", "inspect",
+    "transfer", "nodes", "doctor",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [*MODULES, "inspect", "top", "completion", "filenames", "moments", "chinese"])
 def test_the_client_path_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, farm.cli.{module}; print([m for m in {HEAVY} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

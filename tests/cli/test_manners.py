@@ -231,37 +231,3 @@ def test_completion_knows_the_commands(farm: Command, shell: str) -> None:
 def test_the_bash_script_is_one_that_bash_takes(farm: Command) -> None:
     script = farm("completion", "bash").out
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
-
-
-def test_logs_and_usage_read_what_the_farm_answers(tmp_path: Path) -> None:
-    import http.server
-    import threading
-
-    line = {
-        "time": "2026-01-01T00:00:00.000+00:00", "level": "ERROR", "process": "worker", "pid": 7, "job": "job_x",
-        "epoch": 2, "event": "job_failed", "error": "KeyError: 1", "traceback": "Traceback ...\n",
-    }  # fmt: skip
-    spent = {"owner": "mia", "project": "预告片", "videos": 3, "attempts": 4, "gpu_seconds": 7200.0}
-
-    class Farm(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"data": [line if "logs" in self.path else spent]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Farm)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        farm = Command(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
-        assert "job_failed  epoch=2  error=KeyError: 1\nTraceback ..." in farm("logs", "job_x").out
-        assert farm("logs", "job_x", "--json").lines == [line]
-        assert farm("usage").out.split()[-5:] == ["mia", "预告片", "3", "4", "2.00"]
-        assert farm("usage", "--json").lines == [spent]
-    finally:
-        server.shutdown()
-        server.server_close()

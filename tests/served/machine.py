@@ -85,12 +85,12 @@ class Machine:
             self.store.put_bytes(self.job.preview_key(k), jpeg(mixed.astype(np.uint8)))
         self.beat("busy", Progress(StageName.DENOISE, k, n, k if preview else None, self.name))
 
-    def finish(self, colour: tuple[int, int, int] = (220, 40, 50)) -> Artifact:
+    def finish(self, colour: tuple[int, int, int] = (220, 40, 50), frames: np.ndarray | None = None) -> Artifact:
         assert self.job is not None
         job, spec = self.job, self.job.spec
-        frames = np.stack(
-            [ball(math.sin(i / spec.frames * math.pi), spec.width, colour) for i in range(spec.frames)]
-        )
+        if frames is None:
+            turns = [math.sin(i / spec.frames * math.pi) for i in range(spec.frames)]
+            frames = np.stack([ball(turn, spec.width, colour) for turn in turns])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video.mp4"
             encoder = Encoder(path, (spec.width, spec.height), spec.fps)

@@ -88,12 +88,13 @@ PHRASES = {
         "校验和与 .sha256 文件里的不同：被改过或已损坏",
     "it says that it is of {}": "它说自己属于 {0}",
     # the rest
+    "nothing was rendered within {} days": "{0} 天里没有渲染过",
+    "nothing was written about it on the server's machine": "服务器那台机器上没有关于它的记录",
+    "there is no profile {}": "没有叫 {0} 的配置",
+    "see them with: farm config list": "看有哪些：farm config list",
     "no job matches; see all: farm list": "没有符合的任务；看全部：farm list",
     'no jobs; make one: farm submit "a red star moving up"': '还没有任务；做一个：farm submit "一颗红色的星星往上移动"',
-    "nothing is written down about it here; render nodes keep logs of their own":
-        "这里没有关于它的记录；渲染节点各有自己的日志",
     "no browser is to be found here: open the address yourself": "这里找不到浏览器：请自己打开这个地址",
-    "nothing was rendered in {} days": "{0} 天里没有渲染过",
     "no worker: jobs wait until one is there": "没有工作进程：任务会一直等着",
     "keep it: {}": "保存它：{0}",
     "nothing completes words in {}": "{0} 没有补全",
