@@ -76,6 +76,7 @@ def test_it_renders_every_shot_and_a_second_run_none(
     (tmp_path / "shots" / "02_boat.txt").write_text("a small boat\n")
     done = run(name, tmp_path, served.url)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("succeeded in") == 2, "it was waited for"
     videos = tmp_path / "videos"
     assert sorted(p.name for p in videos.iterdir()) == [
         "01_kite.mp4", "01_kite.mp4.sha256", "02_boat.mp4", "02_boat.mp4.sha256",
