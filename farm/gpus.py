@@ -5,6 +5,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+# Of nvml.h: the kinds of error counters, and the answers of a card that was there and is of no use any more (not
+# found, lost, to be reset).
+_UNCORRECTED, _SINCE_DRIVER = 1, 0
+_LOST = frozenset({6, 15, 16})
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -36,6 +41,17 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Health:
+    """`uncorrected`: memory errors since the driver was loaded; None: the card does not count them.
+
+    `lost`: why the driver cannot use the card any more; "" while it can.
+    """
+
+    uncorrected: int | None = None
+    lost: str = ""
+
+
+@dataclass(frozen=True)
 class Driver:
     """`version` None: there is none that answers; `fault` says what NVML said."""
 
@@ -51,7 +67,7 @@ def visible() -> list[Gpu]:
 
 
 def installed() -> list[Gpu]:
-    """Every GPU of the machine, as NVML orders them."""
+    """Every GPU of the machine that answers, as NVML orders them."""
     try:
         nvml = _nvml()
     except ImportError:
@@ -61,7 +77,8 @@ def installed() -> list[Gpu]:
     except nvml.NVMLError:  # no driver, or no device behind it
         return []
     try:
-        return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        found = [_read_if_there(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        return [gpu for gpu in found if gpu is not None]
     except nvml.NVMLError:
         return []
     finally:
@@ -103,6 +120,27 @@ def use(uuid: str) -> Use | None:
         nvml.nvmlShutdown()
 
 
+def health(uuid: str) -> Health | None:
+    """What the driver says of this card; None where nobody can tell."""
+    try:
+        nvml = _nvml()
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        nvml.nvmlDeviceGetMemoryInfo(handle)  # a card may be known and yet not answer
+    except nvml.NVMLError as error:
+        return Health(lost=str(error)) if error.value in _LOST else None
+    else:
+        return Health(_uncorrected(nvml, handle))
+    finally:
+        nvml.nvmlShutdown()
+
+
 def select(gpus: list[Gpu], wanted: str | None) -> list[Gpu]:
     """What CUDA would show for this value of CUDA_VISIBLE_DEVICES: indices or (abbreviated) UUIDs.
 
@@ -121,7 +159,8 @@ def select(gpus: list[Gpu], wanted: str | None) -> list[Gpu]:
 
 def _named(gpus: list[Gpu], entry: str) -> Gpu | None:
     if entry.isdecimal():
-        return gpus[int(entry)] if int(entry) < len(gpus) else None
+        # Not by its place in the list: a card that does not answer leaves a gap there.
+        return next((gpu for gpu in gpus if gpu.index == int(entry)), None)
     matches = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
     return matches[0] if len(matches) == 1 else None
 
@@ -141,6 +180,23 @@ def _processes(nvml: Any, gpu: Gpu) -> list[GpuProcess]:
             name = "unknown"
         found.append(GpuProcess(gpu.uuid, int(process.pid), name, process.usedGpuMemory))
     return found
+
+
+def _uncorrected(nvml: Any, handle: Any) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _SINCE_DRIVER))
+    except nvml.NVMLError:  # not every card has such memory
+        return None
+
+
+def _read_if_there(nvml: Any, index: int) -> Gpu | None:
+    """One card that has fallen off the bus does not take the others with it."""
+    try:
+        return _read(nvml, index)
+    except nvml.NVMLError as error:
+        if error.value in _LOST:
+            return None
+        raise
 
 
 def _read(nvml: Any, index: int) -> Gpu:

@@ -163,7 +163,7 @@ class Library:
     def weights(self, preset: Preset) -> Weights:
         """Its files by role. Raises CorruptWeights where one is missing or of another size."""
         if preset.weights is not None:
-            return _packaged(preset.weights, preset.name)
+            return _packaged(preset, preset.weights)
         parts = [self.read(name) for name in needed(preset)]
         own, vae, text = parts
         total = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
@@ -207,16 +207,18 @@ def preset_of(said: dict[str, Any]) -> Preset:
     return Preset(**values)
 
 
-def _packaged(folder: Path, name: str) -> Weights:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CorruptWeights(f"no weights of {name} on this machine", "install turbofarm again")
-    digest = _digest_of(tuple((path, path.stat().st_mtime_ns) for path in files))
-    at = {path.stem: path for path in files}
-    parts = ("transformer", "vae", "text_encoder", "preview")
-    if absent := [part for part in parts if part not in at]:
-        raise CorruptWeights(f"{folder / absent[0]}.safetensors: no such file", "install turbofarm again")
-    return Weights(digest, (at["transformer"],), (at["vae"],), (at["text_encoder"],), preview=at["preview"])
+def _packaged(preset: Preset, folder: Path) -> Weights:
+    """Packaged models share a VAE, a text encoder and a preview; each has its own transformer."""
+    parts = {part: folder / f"{part}.safetensors" for part in ("vae", "text_encoder", "preview")}
+    parts["transformer"] = folder / f"transformer-{preset.task}.safetensors"
+    if not any(path.exists() for path in parts.values()):
+        raise CorruptWeights(f"no weights of {preset.name} on this machine", "install turbofarm again")
+    if absent := [path for path in parts.values() if not path.exists()]:
+        raise CorruptWeights(f"{absent[0]}: no such file", "install turbofarm again")
+    digest = _digest_of(tuple((path, path.stat().st_mtime_ns) for path in sorted(parts.values())))
+    return Weights(
+        digest, (parts["transformer"],), (parts["vae"],), (parts["text_encoder"],), preview=parts["preview"]
+    )
 
 
 @functools.cache

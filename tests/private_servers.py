@@ -6,13 +6,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from farm.cluster import servers
+from farm.cluster import processes, servers
 
 ROOT = Path(__file__).resolve().parents[1]
 # A power cut is not among the things that these tests bring about.
@@ -66,6 +67,19 @@ class Server:
         self._process.kill()
         self._process.wait()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its sockets stay open and the system takes what is sent to them; nobody answers."""
+        assert self._process is not None
+        stopped: list[int] = []
+        try:
+            while more := [pid for pid in family(self._process.pid) if pid not in stopped]:
+                processes.send(more, signal.SIGSTOP)
+                stopped += more
+            yield
+        finally:
+            processes.send(stopped, signal.SIGCONT)
+
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
@@ -85,6 +99,12 @@ class Server:
         if self._process.poll() is not None:
             pytest.fail(self.log()[-2000:])
         return self.server.answers()
+
+
+def family(parent: int) -> list[int]:
+    """This process and its children."""
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    return [parent, *map(int, children.split())]
 
 
 def private_postgres(*options: str) -> Server:

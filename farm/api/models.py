@@ -8,7 +8,6 @@ from farm.db import models
 from farm.domain.errors import FarmError
 from farm.domain.model import KnownModel
 from farm.domain.request import Models
-from farm.domain.shape import MIN_FRAMES
 from model.wan.config import PRESETS, Preset
 
 router = APIRouter(prefix="/api/models", tags=["models"])
@@ -51,7 +50,7 @@ def model_json(preset: Preset, offered: Models) -> Json:
         "min_side": preset.min_side,
         "max_side": preset.max_side,
         "frames": preset.frames,
-        "min_frames": MIN_FRAMES,
+        "min_frames": preset.min_frames,
         "max_frames": preset.max_frames,
         "fps": preset.fps,
         "steps": preset.steps,

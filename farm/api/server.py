@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
 
 def build_services(settings: Settings) -> Services:
     """Opens the database and the store of these settings. Raises FarmError."""
-    db = open_database(settings.database_url)
+    db = open_database(settings.database_url, impatient=True)
     check_schema(db)
     offer = Offer(db, Library(settings.models), settings.model, settings.expands)
     return Services(

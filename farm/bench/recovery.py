@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from farm.bench.throwaway import Farm, until
+from farm.bench.farm import Farm
 from farm.cluster import processes
 from farm.cluster.poke import poke
 from farm.db import jobs, workers
 from farm.domain.states import Wish
 from farm.domain.worker import Worker
+from farm.throwaway import until
 
 _LONG = 300.0  # seconds of a render that nobody waits for
 

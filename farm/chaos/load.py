@@ -109,10 +109,7 @@ class Load:
             words += f" {REFUSED}"
         elif odd < 0.06:
             words += f" {HUNGRY}"
-        return {
-            "prompt": words, "steps": self._dice.randint(4, 25), "frames": 4 * self._dice.randint(1, 4) + 1,
-            "priority": self._dice.choice((0, 0, 0, 5)),
-        }  # fmt: skip
+        return {"prompt": words, "steps": self._dice.randint(1, 4), "priority": self._dice.choice((0, 0, 0, 5))}
 
     def _with_key(self) -> None:
         wish, key = self._wish(), f"key-{self._dice.getrandbits(64):016x}"

@@ -8,16 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from farm.chaos.audit import Audit, audit, summary
+from farm.chaos.farm import Beaten, beaten, note
 from farm.chaos.journal import Journal, Kind
 from farm.chaos.killer import Killer
 from farm.chaos.load import Load
-from farm.chaos.throwaway import ChaosFailed, ThrowAway, forget, note, throw_away
 from farm.db.engine import open_database
 from farm.domain.address import shown
 from farm.domain.errors import FarmError
+from farm.throwaway import forget
 
 _DRAIN = 240.0  # seconds for everything accepted to come to its end once the faults have stopped
 _BACK = 60.0
+
+
+class ChaosFailed(FarmError):
+    """The farm's supervisor, which nobody hits, has ended."""
+
+    code = "chaos_failed"
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,12 @@ class Report:
 
 
 def run_chaos(plan: Plan, say: Callable[[str], None]) -> Report:
-    """Raises ChaosFailed where nothing could be tried; a broken promise is in the report."""
+    """Raises FarmError where nothing could be tried; a broken promise is in the report."""
     began = time.monotonic()
     journal = Journal()
     home = None
     try:
-        with throw_away(plan.workers, plan.with_servers) as farm:
+        with beaten(plan.workers, plan.with_servers) as farm:
             home = farm.home
             where = f"{shown(farm.settings.database_url)} and {farm.store.name}"
             say(f"A farm on {farm.settings.url}, in {home}")
@@ -125,7 +132,7 @@ def run_chaos(plan: Plan, say: Callable[[str], None]) -> Report:
     return Report(plan, where, journal, found, drained, time.monotonic() - began, kept)
 
 
-def _beat(plan: Plan, farm: ThrowAway, journal: Journal, say: Callable[[str], None]) -> tuple[Audit, float | None]:
+def _beat(plan: Plan, farm: Beaten, journal: Journal, say: Callable[[str], None]) -> tuple[Audit, float | None]:
     db = open_database(farm.settings.database_url)
     try:
         load = Load(farm.settings.url, journal, plan.seed)
@@ -135,8 +142,8 @@ def _beat(plan: Plan, farm: ThrowAway, journal: Journal, say: Callable[[str], No
             killer.run(60 * plan.minutes, _dead(farm))
         finally:
             killer.thaw()
-        if farm.process.poll() is not None:
-            raise ChaosFailed("the farm's supervisor ended:\n" + "\n".join(farm.said))
+        if farm.machine.over:
+            raise ChaosFailed(f"the farm's supervisor ended:\n{farm.machine.last_words()}", "try: farm doctor")
         say("The faults have stopped.")
         load.stop()
         if load.broken is not None:
@@ -148,12 +155,12 @@ def _beat(plan: Plan, farm: ThrowAway, journal: Journal, say: Callable[[str], No
         db.close()
 
 
-def _dead(farm: ThrowAway) -> threading.Event:
+def _dead(farm: Beaten) -> threading.Event:
     """Set when the supervisor has ended, which nobody hits."""
     over = threading.Event()
 
     def watch() -> None:
-        farm.process.wait()
+        farm.machine.wait()
         over.set()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,9 +1,10 @@
-"""Whether a worker may use its device: it is free of the last one, and after a quarantine it passes a probe.
+"""Whether a worker may use its device: it is there, free of the last one, and after a quarantine it passes a probe.
 
 What speaks against it is told to the database, so that nobody is sent there and people see why.
 """
 
 from farm.cluster import device, probe, vacancy
+from farm.cluster.card import DeviceLost, check_there
 from farm.cluster.policies import quarantine_policy
 from farm.cluster.resident import Resident
 from farm.cluster.slots import Slot
@@ -25,14 +26,17 @@ class NotAdmitted(FarmError):
 def take(slot: Slot, settings: Settings, worker: str, db: Database, log: Log) -> None:
     """Two processes on one card would both run out of memory. Raises NotAdmitted."""
     try:
+        if slot.is_gpu:
+            check_there(slot.gpu)
         vacancy.enter(slot, settings, worker, log)
-    except DeviceNotFree as error:
-        log.error("device_not_free", error, next=error.next)
+    except (DeviceLost, DeviceNotFree) as error:
+        log.error(error.code, error, next=error.next)
         policy = quarantine_policy(settings)
         probed = quarantines.probe_failed(db, slot.gpu, error.message, policy)
         if not probed and not _is_aside(slot, db):  # a person may have set it aside meanwhile, for longer
             quarantines.put(db, slot.gpu, f"{error.message}; {error.next}", "its worker", policy.seconds)
-        raise NotAdmitted("its device is not free") from error
+        why = "is lost" if isinstance(error, DeviceLost) else "is not free"
+        raise NotAdmitted(f"its device {why}") from error
 
 
 def prove(

@@ -21,7 +21,7 @@ from farm.cluster.slots import Slot
 from farm.cluster.sweeper import Sweeper
 from farm.db import events, lanes, leases, nodes, pokes, quarantines, workers
 from farm.db.engine import Database, open_database
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, TransactionConflict
 from farm.domain.states import Wish
 from farm.domain.worker import Quarantine, Worker
 from farm.ops.logging import Log, start_log
@@ -51,7 +51,7 @@ class Dispatcher:
 
     def run(self) -> None:
         """Until `stop`. Its socket is bound once Ray and the database have answered: that is "ready"."""
-        self.look()
+        self._look_on()
         with listen(self._settings.dispatcher_socket) as inbox:
             threading.Thread(target=self._hear, args=(inbox,), name="ears", daemon=True).start()
             far = (self._db, self._wake.set, self._stopping)
@@ -61,7 +61,7 @@ class Dispatcher:
                 self._wake.wait(_POLL)
                 self._wake.clear()
                 try:
-                    self.look()
+                    self._look_on()
                 except FarmError as error:  # the database is away; Ray's faults end this process instead
                     self._answering.failed()
                     self._log.warning("database_away", error=error.message)
@@ -70,6 +70,14 @@ class Dispatcher:
     def stop(self) -> None:
         self._stopping.set()
         self._wake.set()
+
+    def _look_on(self) -> None:
+        """A round, and at once another where a transaction of others was in the way: the database is there."""
+        try:
+            self.look()
+        except TransactionConflict as error:
+            self._log.debug("round_again", error=error.message)
+            self._wake.set()
 
     def look(self) -> None:
         """One round. Raises FarmError while the database is away."""

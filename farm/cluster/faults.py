@@ -39,6 +39,14 @@ class Fault:
     suspect: bool = False
 
 
+def with_word_of_card(fault: Fault, complaint: str) -> Fault:
+    """What nobody foresaw is the card's fault where it says so itself (`Card.complaint`)."""
+    if not complaint or not fault.suspect:
+        return fault
+    error = JobError("device_fault", f"{fault.error.message}; {complaint}", fault.error.next)
+    return Fault(Outcome.DEVICE_FAULT, error, suspect=True)
+
+
 def classify(claim: Claim, error: Exception) -> Fault:
     if isinstance(error, (Stopped, RenderCancelled)):
         # It may have been renewed after all, too late for this render: then the job is ours to give back.

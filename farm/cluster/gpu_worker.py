@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from farm.cluster import admission, device, probe
 from farm.cluster.admission import NotAdmitted
 from farm.cluster.beating import Beater
+from farm.cluster.card import Card
 from farm.cluster.claim import Claim, Overdue
 from farm.cluster.node_settings import settings_here
 from farm.cluster.render import Renderer, Result
@@ -149,8 +150,9 @@ class GpuWorker:
         self._beater.start()
         admission.take(self._slot, self._settings, self._id, db, self._log)
         renderer = Renderer(
-            self._settings, db, open_store(self._settings.store), self._scratch, self._resident, self._log
-        )
+            self._settings, db, open_store(self._settings.store), self._scratch, self._resident, self._log,
+            Card(self._slot.gpu if self._slot.is_gpu else None),
+        )  # fmt: skip
         self._watchdog.start()
         self._load()
         if self._on_probation:

@@ -1,9 +1,15 @@
-"""One farm per folder: the lock that the supervisor holds for life, and what it notes of its processes."""
+"""One farm per folder: the lock that the supervisor holds for life, and what it notes of its processes.
+
+The note stands in the lock file itself, in two places that are written in turn: whoever reads while one of them
+is being written finds the other whole.
+"""
 
 import contextlib
 import fcntl
 import json
 import os
+import time
+import zlib
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +20,9 @@ from farm.domain.errors import FolderInUse, FolderUnusable
 from farm.settings import Settings
 
 _BLOCK = 4096  # bytes, several times what the status of all children needs
+_PLACES = 2
 _FIRST_NOTE = 2.0  # seconds between a farm's taking the lock and its note of who it is, at the very most
+_PASSING = 1.0  # seconds in which those who only look at the lock have surely let go of it
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class FarmLock:
         self._settings = settings
         self._file = _open(settings.lock_file)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(self._file)
         except BlockingIOError:
             os.close(self._file)
             raise FolderInUse(
@@ -59,12 +67,18 @@ class FarmLock:
             raise FolderUnusable(
                 f"{settings.home} cannot be locked: {error.strerror}", "use a local disk"
             ) from error
-        self.before = _read(settings.lock_file)  # what the last holder left, if it was killed
+        last = _last_note(settings.lock_file)
+        self.before = None if last is None else last.status  # what the last holder left, if it was killed
+        self._number = 0 if last is None else last.number
+        if os.fstat(self._file).st_size < _PLACES * _BLOCK:  # every later note is to find its place on the disk
+            os.pwrite(self._file, bytes(_PLACES * _BLOCK), 0)
         self.write(FarmStatus(False, False, os.getpid(), settings.url, datetime.now(UTC)))
 
     def write(self, status: FarmStatus) -> None:
-        """Always a block as long as the first one, which has its place on the disk even when that is full."""
-        os.pwrite(self._file, json.dumps(asdict(status), default=str).encode().ljust(_BLOCK), 0)
+        """Over the older of the two notes; in a place that the file has already, also when the disk is full."""
+        self._number += 1
+        said = f"{self._number} {json.dumps(asdict(status), default=str)}".encode()
+        os.pwrite(self._file, (b"%d %s" % (zlib.crc32(said), said)).ljust(_BLOCK), self._number % _PLACES * _BLOCK)
 
     def release(self) -> None:
         """Nothing is left to be cleaned up after us."""
@@ -79,7 +93,7 @@ def is_held(settings: Settings) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who look do not take each other for the holder
     except OSError:
         return True
     else:
@@ -90,12 +104,14 @@ def is_held(settings: Settings) -> bool:
 
 def read_status(settings: Settings) -> FarmStatus:
     """What the supervisor wrote last; `running` is asked of the lock itself. Raises FolderUnusable."""
-    running = is_held(settings)
-    if running:
-        processes.wait_until(lambda: _read(settings.lock_file) is not None, _FIRST_NOTE)
-    status = _read(settings.lock_file)
-    if status is not None:
-        return replace(status, running=running, ready=running and status.ready)
+    deadline = time.monotonic() + _FIRST_NOTE
+    while True:
+        running, last = is_held(settings), _last_note(settings.lock_file)
+        if last is not None:
+            return replace(last.status, running=running, ready=running and last.status.ready)
+        if not running or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
     if running:  # no pid may be guessed here: whoever stops a farm sends signals to it
         raise FolderUnusable(
             f"{settings.lock_file} is locked and does not say by whom",
@@ -126,11 +142,45 @@ def _open(path: Path) -> int:
         ) from error
 
 
-def _read(path: Path) -> FarmStatus | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        fields: dict[str, Any] = json.loads(path.read_text())
+def _take(file: int) -> None:
+    """Raises BlockingIOError where another farm holds it: those who look (`is_held`) hold it only in passing."""
+    deadline = time.monotonic() + _PASSING
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class _Note:
+    number: int
+    status: FarmStatus
+
+
+def _last_note(path: Path) -> _Note | None:
+    """The newest that is whole."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    found = (_parse(data[place * _BLOCK : (place + 1) * _BLOCK]) for place in range(_PLACES))
+    return max((note for note in found if note is not None), key=lambda note: note.number, default=None)
+
+
+def _parse(data: bytes) -> _Note | None:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        check, _, said = data.rstrip().partition(b" ")
+        if zlib.crc32(said) != int(check):
+            return None  # half of one note and half of another may well read like a third
+        number, _, status = said.partition(b" ")
+        fields: dict[str, Any] = json.loads(status)
         fields["children"] = tuple(ChildStatus(**child) for child in fields["children"])
         if fields["started_at"] is not None:
             fields["started_at"] = datetime.fromisoformat(fields["started_at"])
-        return FarmStatus(**fields)
+        return _Note(int(number), FarmStatus(**fields))
     return None

@@ -10,8 +10,9 @@ import numpy as np
 
 from farm.cluster import device, expander, offering
 from farm.cluster.beating import renew_lease
+from farm.cluster.card import Card
 from farm.cluster.claim import Claim
-from farm.cluster.faults import AWAY, Fault, Stopped, classify
+from farm.cluster.faults import AWAY, Fault, Stopped, classify, with_word_of_card
 from farm.cluster.policies import quarantine_policy, stall_limits
 from farm.cluster.previews import Previews
 from farm.cluster.resident import Pipeline, Resident
@@ -65,6 +66,7 @@ class Renderer:
         scratch: Path,
         resident: Resident,
         log: Log,
+        card: Card | None = None,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -72,6 +74,7 @@ class Renderer:
         self._scratch = scratch
         self._resident = resident
         self._log = log
+        self._card = card or Card(None)
 
     def render(self, claim: Claim) -> Result | None:
         """Runs the claim to its end and tells the database. None: it was void from the start."""
@@ -113,6 +116,7 @@ class Renderer:
             size=f"{assignment.spec.width}x{assignment.spec.height}",
         )
         device.reset_peak_memory()
+        self._card.begin()
         claim.allow(leases.deadlines(self._db, assignment.spec, stall_limits(self._settings)))
         # The fence counts from a renewal: the first is our own, made after the claim reached us.
         renew_lease(self._db, _beat(claim), claim, self._settings.lease_ttl)
@@ -207,8 +211,9 @@ class Renderer:
     def _failed(self, claim: Claim, clock: StageClock, error: Exception, log: Log) -> Result:
         """Names the class of the failure and tells the database, for as long as it takes."""
         timings, peak = clock.stop(), device.peak_memory()
+        # Asked while the watchdog is awake: the driver of a broken card may never answer.
+        fault = with_word_of_card(classify(claim, error), self._card.complaint())
         claim.allow({})  # nothing runs that could hang, and the database may be away for longer than any stage may
-        fault = classify(claim, error)
         if fault.outcome in (Outcome.CANCELLED, Outcome.DRAIN) or isinstance(error, (Stopped, RenderCancelled)):
             log.info("job_stopped", why=fault.outcome, told=claim.told_to_stop())
         else:

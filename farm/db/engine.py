@@ -62,15 +62,20 @@ class Database:
 
 
 def open_database(
-    url: str, now: Callable[[], datetime] | None = None, busy_timeout: float = 15.0, pooled: bool = True
+    url: str,
+    now: Callable[[], datetime] | None = None,
+    busy_timeout: float = 15.0,
+    pooled: bool = True,
+    impatient: bool = False,
 ) -> Database:
     """Connect to `url` once, to fail here and clearly if it cannot be used.
 
     `now` replaces the database's clock in tests. `busy_timeout`: seconds to wait for another writer.
     `pooled` False: for those who ask seldom and are many; no connection is kept between two transactions.
+    `impatient`: for those behind whom a person waits; a server that says nothing is away within seconds.
     Raises FolderUnusable, DatabaseUnavailable. The schema may be any (see check_schema).
     """
-    db = Database(url, dialect.Options(now, busy_timeout, pooled))
+    db = Database(url, dialect.Options(now, busy_timeout, pooled, impatient))
     try:
         with db.read() as connection:
             inspect(connection).has_table("jobs")

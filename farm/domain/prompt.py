@@ -5,7 +5,7 @@ import unicodedata
 from farm.domain.errors import InvalidRequest, PromptRefused
 from farm.domain.fields import Fields, quote, refuse_unwritable
 from farm.domain.job import JobSpec
-from model.demo.tokenizer import tokenize
+from model.demo.tokenizer import KNOWN, tokenize
 from model.errors import PromptTooLong
 from model.wan.config import PRESETS, Preset
 
@@ -77,7 +77,8 @@ def hint(spec: JobSpec) -> str | None:
     if not unknown:
         return None
     words = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
-    return f"{spec.model} does not know: {words}. It draws coloured shapes that move, on plain backgrounds."
+    knows = "; ".join(f"{kind}: {', '.join(things)}" for kind, things in KNOWN.items())
+    return f"{spec.model} does not know: {words}. It draws, in English and Chinese, {knows}."
 
 
 def _hint_for_captions(spec: JobSpec) -> str | None:

@@ -14,7 +14,6 @@ from model.events import Fit
 from model.wan.config import Preset
 from model.wan.sizes import GRID, adaptive_size, nearest_size
 
-MIN_FRAMES = 5  # one latent frame is a still
 MOST_OBLONG = 4.0  # times as long as wide
 FITS: tuple[Fit, ...] = get_args(Fit)
 
@@ -152,30 +151,37 @@ def frames_asked(wish: Fields, preset: Preset) -> int:
     frames, seconds = wish.integer("frames"), wish.number("seconds")
     if frames is not None and seconds is not None:
         raise InvalidRequest("give frames or seconds, not both", "leave one of them out", "frames")
-    longest = f"{(preset.max_frames - 1) / preset.fps:.4g}"
-    if seconds is not None:
-        if not 0 < seconds < 1e6 or frames_of(seconds, preset) < MIN_FRAMES:
-            raise InvalidRequest(
-                f"{seconds:g} seconds is too short or too long for a video",
-                f"{preset.name} renders {MIN_FRAMES / preset.fps:.2g} to {longest} seconds",
-                "seconds",
-            )
-        wanted = frames_of(seconds, preset)
-        if wanted > preset.max_frames:
-            raise InvalidRequest(
-                f"{seconds:g} seconds are {wanted} frames at {preset.fps} a second; "
-                f"{preset.name} renders at most {preset.max_frames}",
-                f"use seconds {longest} (frames {preset.max_frames}) or less",
-                "seconds",
-            )
-        return wanted
-    if frames is None:
+    if frames is None and seconds is None:
         return preset.frames
-    if frames % 4 == 1 and MIN_FRAMES <= frames <= preset.max_frames:
+    least, most = preset.min_frames, preset.max_frames
+    if seconds is not None:
+        if not 0 < seconds < 1e6:
+            raise InvalidRequest(
+                f"{seconds:g} seconds are no length of a video", f"use {_length(preset)}", "seconds"
+            )
+        frames = frames_of(seconds, preset)
+        if not least <= frames <= most:
+            raise InvalidRequest(
+                f"{seconds:g} seconds are {frames} frames at {preset.fps} a second; {preset.name} renders "
+                + (f"{least} to {most}" if least < most else f"{most} and no others"),
+                f"use {_length(preset)}",
+                "seconds",
+            )
         return frames
-    near = min(max(4 * round((frames - 1) / 4) + 1, MIN_FRAMES), preset.max_frames)
-    raise InvalidRequest(
-        f"frames must be 4k + 1 (5, 9, 13, ...), at most {preset.max_frames} for {preset.name}; not {frames}",
-        f"the nearest is {near}",
-        "frames",
-    )
+    assert frames is not None
+    if frames % 4 == 1 and least <= frames <= most:
+        return frames
+    near = min(max(4 * round((frames - 1) / 4) + 1, least), most)
+    if least == most:
+        why = f"{preset.name} renders {most} frames and no others"
+    else:
+        why = f"frames must be 4k + 1 ({least}, {least + 4}, {least + 8}, ...), at most {most} for {preset.name}"
+    raise InvalidRequest(f"{why}; not {frames}", f"the nearest is {near}", "frames")
+
+
+def _length(preset: Preset) -> str:
+    """What to ask for instead, in seconds and frames."""
+    least, most = (f"{(n - 1) / preset.fps:.4g}" for n in (preset.min_frames, preset.max_frames))
+    if least == most:
+        return f"seconds {most} (frames {preset.max_frames})"
+    return f"seconds {least} to {most} (frames {preset.min_frames} to {preset.max_frames})"

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from farm.media.check import frames_of
-from farm.media.colour import to_yuv
+from farm.media.colour import to_ten_bits, to_yuv
 from farm.media.encoder import Encoder
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
@@ -113,7 +113,7 @@ def _write(
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.options = options
         for number, picture in enumerate(_chained(first, pictures)):
-            frame = to_yuv(picture, pixels)
+            frame = to_ten_bits(picture) if pixels == "yuv422p10le" else to_yuv(picture)
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))  # pyright: ignore
         container.mux(stream.encode(None))  # pyright: ignore

@@ -19,6 +19,7 @@ from farm.storage.listing import Stored
 from farm.storage.store import Store
 
 _AT_ONCE = 500  # claims or images of one question to the database
+_IN_HAND = 64 * 2**20  # bytes of images that are held until it is certain that nobody wants them
 _OURS = ("videos/", "images/")
 _OF_CLAIM = re.compile(r"videos/([^/]+)/([0-9]{1,9})/[^/]+")
 _PREVIEW = re.compile(r".*/preview-[0-9]+\.jpg")
@@ -136,31 +137,66 @@ def _sweep_images(store: Store, register: Register, before: datetime, heap: Heap
         # Keeping an image once more writes its small picture anew: the younger of the two says when.
         if all(file.modified < before for file in files):
             old[digest] = files
-    digests = sorted(old)
-    for first in range(0, len(digests), _AT_ONCE):
-        for digest in sorted(register.unnamed(digests[first : first + _AT_ONCE])):
-            if dry_run or _remove_image(store, register, digest, before):
-                for file in old[digest]:
-                    heap.add(file.key, file.bytes)
+    for digests in _handfuls(old):
+        gone = register.unnamed(digests) if dry_run else _remove_images(store, register, digests, before)
+        for digest in sorted(gone):
+            for file in old[digest]:
+                heap.add(file.key, file.bytes)
 
 
-def _remove_image(store: Store, register: Register, digest: str, before: datetime) -> bool:
-    """False: somebody has just asked for it again, and it is as it was."""
-    png, small = image_key(digest), thumbnail_key(digest)
-    taken = {key: data for key in (png, small) if (data := _read(store, key)) is not None}
-    store.delete([png])
-    # Whoever keeps it first writes the small picture, then looks for the image. Before the image was gone they
-    # may have found it, and then one of these two tells.
-    young = any(file.modified >= before for file in store.find(small))
-    if young or digest not in register.unnamed([digest]):
-        if png in taken:
-            store.put_bytes(png, taken[png])
-        return False
-    store.delete([small])
-    if store.size(png) is not None and small in taken:  # kept anew between our two deletions
-        store.put_bytes(small, taken[small])
-        return False
-    return True
+def _handfuls(images: Mapping[str, list[Stored]]) -> Iterator[list[str]]:
+    """So many at a time that one question to the database serves many, and that they fit into memory."""
+    handful: list[str] = []
+    size = 0
+    for digest, files in sorted(images.items()):
+        more = sum(file.bytes for file in files)
+        if handful and (len(handful) == _AT_ONCE or size + more > _IN_HAND):
+            yield handful
+            handful, size = [], 0
+        handful.append(digest)
+        size += more
+    if handful:
+        yield handful
+
+
+def _remove_images(store: Store, register: Register, digests: Collection[str], before: datetime) -> set[str]:
+    """Those that are gone. The others somebody has asked for again, and they are as they were."""
+    doomed = _unwanted(store, register, digests, before)
+    taken = {
+        key: data
+        for digest in doomed
+        for key in (image_key(digest), thumbnail_key(digest))
+        if (data := _read(store, key)) is not None
+    }
+    doomed = _unwanted(store, register, doomed, before)  # reading them takes its time
+    gone: set[str] = set()
+    try:
+        store.delete([image_key(digest) for digest in sorted(doomed)])
+        # Whoever keeps one first writes the small picture, then looks for the image. Before the image was gone
+        # they may have found it, and then this second look tells.
+        gone = _unwanted(store, register, doomed, before)
+    finally:  # also where the second look found nobody to ask
+        for digest in doomed - gone:
+            _put_back(store, image_key(digest), taken)
+    store.delete([thumbnail_key(digest) for digest in sorted(gone)])
+    anew = {digest for digest in gone if store.size(image_key(digest)) is not None}  # kept between our deletions
+    for digest in anew:
+        _put_back(store, thumbnail_key(digest), taken)
+    return gone - anew
+
+
+def _unwanted(store: Store, register: Register, digests: Collection[str], before: datetime) -> set[str]:
+    """No job names them, and nobody is about to: their small pictures are old."""
+    return {
+        digest
+        for digest in (register.unnamed(digests) if digests else ())
+        if not any(file.modified >= before for file in store.find(thumbnail_key(digest)))
+    }
+
+
+def _put_back(store: Store, key: str, taken: Mapping[str, bytes]) -> None:
+    if key in taken:
+        store.put_bytes(key, taken[key])
 
 
 def _read(store: Store, key: str) -> bytes | None:

@@ -7,6 +7,7 @@ Nothing here relies on conditional writes: many servers ignore them.
 import base64
 import hashlib
 import mimetypes
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ PART = 16 * 2**20  # bytes of a part; the smallest that servers accept is 5 MiB
 _MOST_PARTS = 9_000  # of 10,000
 CHUNK = 256 * 1024
 _RESUMES = 3  # times that a download goes on where its connection broke
+_ABANDON_AFTER = (0.0, 0.2, 1.0)  # seconds before each time that a failed upload is given up
 _BATCH = 1000  # keys in one request to delete
 _UPLOAD = "?uploadId="  # between key and number of an upload in parts, as in its own address
 
@@ -197,8 +199,8 @@ class S3Store:
             _compare(path, seen.hexdigest(), sha256)
             self._complete(where, upload, parts)
         except BaseException:
-            with suppress(ClientError, BotoCoreError):  # a sweep finds it, and this is not the error to tell of
-                self._abort(name, upload)
+            with suppress(BotoCoreError):  # a sweep finds it, and this is not the error to tell of
+                self._abandon(where, upload)
             raise
         return all(part.proven for part in parts)
 
@@ -218,6 +220,19 @@ class S3Store:
             # looks whether it has.
             if code_of(error) != "NoSuchUpload":
                 raise
+
+    def _abandon(self, where: dict[str, str], upload: str) -> None:
+        """Until nothing is left of it, or the sweep may have it."""
+        # The server's word is no proof: a part that we sent twice, because its answer was late, may still come.
+        for pause in _ABANDON_AFTER:
+            time.sleep(pause)
+            with suppress(ClientError):
+                self._abort(where["Key"], upload)
+            try:
+                self._client.list_parts(**where, UploadId=upload, MaxParts=1)
+            except ClientError as error:
+                if code_of(error) == "NoSuchUpload":
+                    return
 
     def _abort(self, name: str, upload: str) -> None:
         try:

@@ -1,7 +1,6 @@
 """The demo model's tokenizer: lower-case English words and single Chinese characters of its small world."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.errors import PromptTooLong
@@ -23,10 +22,30 @@ CHARACTERS = (
     "一个大小的红橙黄绿青蓝紫粉色圆形球正方块三角星五环黑白灰米背景在上下左右向从往移动滑飞升落旋转变放越来缩静止不"
 )
 PAD, UNKNOWN, START = 0, 1, 2
-_IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS)], start=3)}
-# What the next weights learn beside it, several objects at once: known to training, not yet to users.
-_MORE = ["two", "three", "circles", "balls", "discs", "squares", "boxes", "triangles", "stars", "rings", "donuts"]
-TRAINING_IDS = _IDS | {w: i for i, w in enumerate([*_MORE, *"两二和与同时"], start=3 + len(_IDS))}
+# Learned later, for several objects at once: their ids come after everything above.
+_SEVERAL = [
+    "two",
+    "three",
+    "circles",
+    "balls",
+    "discs",
+    "squares",
+    "boxes",
+    "triangles",
+    "stars",
+    "rings",
+    "donuts",
+]
+_IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS), *_SEVERAL, *"两二和与同时"], start=3)}
+# For people: what the model draws, by the plainest word for each thing.
+KNOWN = {
+    "shapes": ("circle", "square", "triangle", "star", "ring"),
+    "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
+    "motions": ("moving right", "left", "up", "down", "spinning", "growing", "shrinking", "still"),
+    "backgrounds": ("black", "white", "grey", "beige"),
+    "sizes": ("small", "large"),
+    "counts": ("a", "two", "three"),
+}
 VOCABULARY_SIZE = 256  # room to grow without changing the weights' shape
 
 _TOKEN = re.compile(r"[a-z]+|[0-9]|[\u3400-\u9fff]|[^\W\d_]")
@@ -40,7 +59,7 @@ class Tokens:
     unknown: tuple[str, ...]
 
 
-def tokenize(prompt: str, max_tokens: int, ids: Mapping[str, int] = _IDS) -> Tokens:
+def tokenize(prompt: str, max_tokens: int) -> Tokens:
     """Split a prompt. Raises PromptTooLong where it has more than max_tokens - 1 words and characters."""
     words = _TOKEN.findall(prompt.lower())
     if len(words) > max_tokens - 1:
@@ -49,6 +68,6 @@ def tokenize(prompt: str, max_tokens: int, ids: Mapping[str, int] = _IDS) -> Tok
             "say it with fewer words, such as: a red circle moving right on a white background",
         )
     return Tokens(
-        [START, *(ids.get(w, UNKNOWN) for w in words)],
-        tuple(dict.fromkeys(w for w in words if w not in ids)),
+        [START, *(_IDS.get(w, UNKNOWN) for w in words)],
+        tuple(dict.fromkeys(w for w in words if w not in _IDS)),
     )

@@ -87,7 +87,7 @@ def render(
         condition = torch.cat(images) if images else None
         *_, last = pipeline.denoise(noise, text, specs[0], condition)
         for latent in last.latent.split(1):
-            yield np.concatenate([to_uint8(c) for c in pipeline.parts.vae.stream(latent.to(pipeline.dtype), 3)])
+            yield np.concatenate([to_uint8(c) for c in pipeline.parts.vae.stream(latent.to(pipeline.dtype))])
 
 
 def read(clips: Sequence[probe.Frames]) -> list[probe.Reading]:

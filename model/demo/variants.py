@@ -1,18 +1,17 @@
 """What is judged: the shipped demo models, with fewer steps, with dense attention, and what they came from."""
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from model.loading import Resident
 from model.pipeline import Pipeline
-from model.training.denoiser import Denoiser, loaded
-from model.training.setup import CLIPS, GUIDANCE, SHAPES
+from model.training.export import PROVENANCE
+from model.training.look import STEPS, pipeline_of
+from model.training.setup import GUIDANCE
 from model.wan.config import PRESETS, Preset
-
-TEACHER_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def all_variants(device: str, run: Path | None, zero_block: int | None = None) -
         pipeline = Pipeline.load(p, device=device)
         if zero_block is not None:
             zeroed(pipeline, zero_block)
-        found += _of(p, pipeline, run if p.distilled else None)
+        found += _of(p, pipeline, run)
     return found
 
 
@@ -56,17 +55,16 @@ def _of(p: Preset, pipeline: Pipeline, run: Path | None) -> list[Variant]:
     name, steps = p.name, p.steps
     beside = {f"{name} dense": 2.0, f"{name} bf16": 1.0, f"{name} teacher": 3.0}
     found = [Variant(name, p, as_shipped, steps, p.guidance, shipped=True, within=beside)]
-    if p.distilled:
-        found += [Variant(f"{name} {n} step{'s' * (n > 1)}", p, as_shipped, n, 1.0) for n in (2, 1)]
+    found += [Variant(f"{name} {n} step{'s' * (n > 1)}", p, as_shipped, n, p.guidance) for n in (2, 1)]
+    if p.topk is not None:
         found.append(Variant(f"{name} dense", p, dense, steps, 1.0))
     if run is not None:
-        found.append(Variant(f"{name} bf16", p, lambda: _trained(pipeline, run, "sparse", p), steps, 1.0))
-        teacher = replace(p, distilled=False, topk=None, shift=CLIPS["whole"].shift, guidance=GUIDANCE)
 
-        def taught() -> Pipeline:
-            return _trained(pipeline, run, "teacher", teacher)
+        def trained(stage: str) -> Callable[[], Pipeline]:
+            return lambda: pipeline_of(run, stage, p.task, pipeline.device)
 
-        found.append(Variant(f"{name} teacher", teacher, taught, TEACHER_STEPS, GUIDANCE))
+        found.append(Variant(f"{name} bf16", p, trained(shipped_stage(p)), steps, 1.0))
+        found.append(Variant(f"{name} teacher", p, trained("teacher"), STEPS["teacher"], GUIDANCE))
     return found
 
 
@@ -75,9 +73,8 @@ def _attending(pipeline: Pipeline, topk: float | None) -> Pipeline:
     return pipeline
 
 
-def _trained(pipeline: Pipeline, run: Path, stage: str, p: Preset) -> Pipeline:
-    """The weights of a stage with the shipped VAE."""
-    model: Denoiser = loaded(SHAPES[p.task], run / f"{stage}-{p.task}.safetensors", pipeline.device)
-    model.transformer.topk = p.topk
-    parts: Resident = replace(pipeline.parts, transformer=model.transformer, text=model.text_encoder)
-    return Pipeline(p, parts)
+def shipped_stage(p: Preset) -> str:
+    """Which training stage made the packaged weights."""
+    assert p.weights is not None
+    stage: str = json.loads((p.weights / PROVENANCE).read_text())["shipped"]
+    return stage

@@ -66,7 +66,7 @@ def resume_wider(model: Denoiser, path: Path) -> None:
     model.load_state_dict(state)
 
 
-def loaded(shapes: TransformerConfig, path: Path, device: torch.device) -> Denoiser:
+def loaded(shapes: TransformerConfig, path: Path, device: torch.device | str) -> Denoiser:
     """A trained denoiser, frozen."""
     model = Denoiser(shapes)
     if not resume(model, path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.training.denoiser import Denoiser, Pool, loaded
+from model.training.look import look
 from model.training.run import Log, Schedule, resume, train
 from model.training.setup import SHAPES
 
@@ -56,4 +57,5 @@ def distil(
         return loss(learner, teacher, pool, args.batch, dice)
 
     steps = train(learner, one_batch, Schedule.of(args), path, log)
-    log(stage=f"{stage} done", steps=steps, samples=steps * args.batch)
+    log(stage=f"{stage} done", task=args.task, steps=steps, samples=steps * args.batch)
+    look(args.out, stage, args.task, args.look, log)

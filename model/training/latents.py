@@ -10,16 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.demo import captions, world
-from model.demo.tokenizer import PAD, TRAINING_IDS, tokenize
+from model.demo.tokenizer import PAD, tokenize
 from model.training.run import Log
-from model.training.setup import CLIPS, TEXT_TO_VIDEO, VAE, Clips
+from model.training.setup import CLIPS, SHAPES, VAE, Clips
 from model.training.vae import channels_last
 from model.wan.vae import WanVAE
 
 CAPTIONS = 4  # wordings a clip
 
 
-def load_vae(path: Path, device: torch.device) -> WanVAE:
+def load_vae(path: Path, device: torch.device | str) -> WanVAE:
     state = {k: v.float() for k, v in load_file(path).items() if k != "preview"}
     vae = WanVAE(VAE)
     vae.load_state_dict(state)
@@ -27,8 +27,8 @@ def load_vae(path: Path, device: torch.device) -> WanVAE:
 
 
 def token_rows(scene: world.Scene, rng: random.Random) -> list[list[int]]:
-    length = TEXT_TO_VIDEO.text_len
-    rows = [tokenize(captions.caption(scene, rng), length, TRAINING_IDS).ids for _ in range(CAPTIONS)]
+    length = SHAPES["t2v"].text_len
+    rows = [tokenize(captions.caption(scene, rng), length).ids for _ in range(CAPTIONS)]
     return [row + [PAD] * (length - len(row)) for row in rows]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.training.optimizer import Optimizers
 
 LOG_EVERY = 250  # steps
+STAGES = ("vae", "latents", "teacher", "guided", "student", "sparse", "look")  # in their order; each has its log
 SAVE_EVERY = 60.0  # seconds
 
 
@@ -113,6 +114,7 @@ class Schedule:
         parser.add_argument("--cosine-from", type=float, default=cosine_from, help="share of the time at full rate")
         parser.add_argument("--adamw", action="store_true", help="no Muon")
         parser.add_argument("--no-compile", action="store_true")
+        parser.add_argument("--look", type=int, default=64, help="held-out prompts to render and judge at the end")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Schedule":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.training.denoiser import Denoiser, Pool, initialise, noise_levels, over, resume_wider
+from model.training.look import look
 from model.training.run import Log, Schedule, resume, train
 from model.training.setup import CLIPS, SHAPES, Clips
 
@@ -64,7 +65,9 @@ def main() -> None:
     if not args.no_compile:
         model.compile_blocks()
     steps = train(model, lambda: flow_loss(model, pool, clips, batch), Schedule.of(args), path, log)
-    log(stage="teacher done", steps=steps, samples=steps * batch)
+    log(stage="teacher done", task=args.task, clips=args.clips, steps=steps, samples=steps * batch)
+    if args.clips == "whole":
+        look(args.out, "teacher", args.task, args.look, log)
 
 
 if __name__ == "__main__":

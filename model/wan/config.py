@@ -102,6 +102,7 @@ class Preset:
     # What guidance leads away from where nobody says; None: from an empty text, and no other can be given.
     negative_prompt: str | None = None
     max_prompt_chars: int = 4000
+    min_frames: int = 5  # one latent frame is a still
     umt5: UMT5Shapes = UMT5Shapes()
     vae_part: str = "wan2.1-vae"
     text_part: str = "umt5-xxl"
@@ -148,18 +149,26 @@ def _base(
     )
 
 
+def demo(task: Literal["t2v", "i2v"]) -> Preset:
+    """The small model that this project trained (model/training), in 8 bits beside the code."""
+    return Preset(
+        name=f"demo-{task}", task=task,
+        transformer=TransformerConfig(
+            dim=256, ffn_dim=576, heads=4, layers=5, text_dim=128, text_len=48, sla=True,
+            in_channels=16 if task == "t2v" else 36,
+        ),
+        vae=VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
+        text_encoder="demo", size=(192, 192), min_side=192, max_side=192, max_pixels=192 * 192,
+        frames=33, min_frames=33, max_frames=33, fps=16, steps=4, max_steps=4, distilled=True,
+        max_prompt_chars=200, dtype="float32",
+        weights=Path(__file__).resolve().parent.parent / "demo" / "weights",
+    )  # fmt: skip
+
+
 PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
-        Preset(
-            name="demo-t2v", task="t2v",
-            transformer=TransformerConfig(dim=192, ffn_dim=416, heads=4, layers=6, text_dim=128, text_len=48),
-            vae=VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
-            text_encoder="demo", size=(96, 96), min_side=96, max_side=96, max_pixels=96 * 96,
-            frames=17, max_frames=17, fps=12, steps=16, max_steps=25, distilled=False,
-            guidance=3.0, shift=3.0, max_prompt_chars=200, dtype="float32",
-            weights=Path(__file__).resolve().parent.parent / "demo" / "weights",
-        ),
+        demo("t2v"),
         # TurboDiffusion: 1-4 steps, sparse-linear attention.
         _turbo("wan2.1-t2v-1.3b", "t2v", "1.3b", (832, 480), 80.0),
         _turbo("wan2.1-t2v-14b", "t2v", "14b", (1280, 720), 80.0),

@@ -11,6 +11,7 @@ from model.wan.config import VAEConfig
 
 # What a stream remembers between chunks, by layer: the last frames that causal layers look back on.
 Cache = dict[nn.Module, Tensor]
+_CHUNK_PIXELS = 1 << 19
 
 
 class WanVAE(nn.Module):
@@ -59,8 +60,14 @@ class WanVAE(nn.Module):
         z = latent * self.std.to(latent) + self.mean.to(latent)
         return self.decoder(self.conv2(z, cache), cache)
 
-    def stream(self, latent: Tensor, chunk: int = 1) -> Iterator[Tensor]:
-        """Frames as they are decoded, `chunk` latent frames at a time; clamped to [-1, 1]."""
+    def stream(self, latent: Tensor, chunk: int | None = None) -> Iterator[Tensor]:
+        """Frames as they are decoded, `chunk` latent frames at a time; clamped to [-1, 1].
+
+        None: one, or as many as are half a million pixels. A CPU's convolution takes a path four times as slow
+        for the tiny ones that a small video's single latent frame would make.
+        """
+        if chunk is None:
+            chunk = max(1, _CHUNK_PIXELS // (4 * 64 * latent.shape[-2] * latent.shape[-1]))
         cache: Cache = {}
         for part in latent.split(chunk, dim=2):
             yield self.decode_chunk(part, cache).clamp(-1, 1)

@@ -19,8 +19,8 @@ def submit(client: TestClient, prompt: str = "a red kite", **fields: object) -> 
 
 def test_a_submitted_job_says_everything_that_was_decided_for_it(client: TestClient, services: Services) -> None:
     job = submit(client, "一只红色的风筝", seed=7)
-    assert (job["prompt"], job["seed"], job["state"], job["size"]) == ("一只红色的风筝", 7, "queued", "96x96")
-    assert (job["frames"], job["fps"], job["steps"], job["guidance"]) == (17, 12, 16, 3.0)
+    assert (job["prompt"], job["seed"], job["state"], job["size"]) == ("一只红色的风筝", 7, "queued", "192x192")
+    assert (job["frames"], job["fps"], job["steps"], job["guidance"]) == (33, 16, 4, 1.0)
     assert job["model_digest"] == "digest"
     assert services.poke.count == 1  # type: ignore[attr-defined]
 
@@ -36,7 +36,7 @@ def test_a_form_makes_the_same_job_as_json(client: TestClient) -> None:
     answer = client.post("/api/jobs", data={"prompt": "a kite", "seed": "7", "hold": "true", "steps": ""})
     assert answer.status_code == 201
     job = answer.json()
-    assert (job["prompt"], job["seed"], job["state"], job["steps"]) == ("a kite", 7, "held", 16)
+    assert (job["prompt"], job["seed"], job["state"], job["steps"]) == ("a kite", 7, "held", 4)
 
 
 def test_the_list_is_filtered_and_paged_without_losing_or_repeating_a_job(client: TestClient) -> None:
@@ -74,7 +74,7 @@ def test_a_job_tells_its_attempts_its_seconds_and_why_it_waits(client: TestClien
     assert [a["outcome"] for a in done["attempts"]] == ["lost", "succeeded"]
     assert done["timings"] == TIMINGS
     assert done["percent"] == 100
-    assert done["artifact"]["frames"] == 17
+    assert done["artifact"]["frames"] == 33
 
 
 def test_a_prefix_of_an_id_finds_the_job(client: TestClient) -> None:
@@ -125,11 +125,11 @@ def test_patch_changes_priority_and_hold(client: TestClient) -> None:
 
 
 def test_rerun_repeats_the_settings_with_the_same_or_a_new_seed(client: TestClient) -> None:
-    job = submit(client, steps=5, seed=7)
+    job = submit(client, steps=3, seed=7)
     same = client.post(f"/api/jobs/{job['id']}/rerun").json()
     other = client.post(f"/api/jobs/{job['id']}/rerun", json={"seed": None}).json()
     assert same["id"] != job["id"]
-    assert (same["seed"], same["steps"], same["prompt"]) == (7, 5, "a red kite")
+    assert (same["seed"], same["steps"], same["prompt"]) == (7, 3, "a red kite")
     assert other["seed"] != 7
 
 

@@ -25,17 +25,17 @@ def made(client: TestClient, machine: Machine) -> tuple[str, Artifact]:
 
 
 def test_a_video_has_exactly_the_fields_of_the_known_shape(client: TestClient) -> None:
-    video = client.post("/v1/videos", json={"prompt": "a kite", "size": "96x96", "seconds": "1.33"}).json()
+    video = client.post("/v1/videos", json={"prompt": "a kite", "size": "192x192", "seconds": "2"}).json()
     assert set(video) == {
         "id", "object", "status", "progress", "created_at", "completed_at", "expires_at", "error", "model",
         "prompt", "seconds", "size", "remixed_from_video_id",
     }  # fmt: skip
-    assert (video["object"], video["status"], video["seconds"]) == ("video", "queued", "1.33")
+    assert (video["object"], video["status"], video["seconds"]) == ("video", "queued", "2")
     assert isinstance(video["created_at"], int)
 
 
 def test_a_multipart_form_works_as_it_does_for_the_original(client: TestClient) -> None:
-    answer = client.post("/v1/videos", files={"prompt": (None, "一只风筝"), "seconds": (None, "1.33")})
+    answer = client.post("/v1/videos", files={"prompt": (None, "一只风筝"), "seconds": (None, "2")})
     assert answer.status_code == 200
     assert answer.json()["prompt"] == "一只风筝"
     refused = client.post("/v1/videos", data={"prompt": "a"}, files={"input_reference": ("a.png", b"x")})
@@ -152,10 +152,10 @@ def test_a_changed_file_is_sent_whole_to_who_resumes_another(
 def test_thumbnail_and_spritesheet_are_pictures(client: TestClient, made: tuple[str, Artifact]) -> None:
     url = f"/v1/videos/{made[0]}/content"
     poster = Image.open(io.BytesIO(client.get(url, params={"variant": "thumbnail"}).content))
-    assert (poster.format, poster.size) == ("JPEG", (96, 96))
+    assert (poster.format, poster.size) == ("JPEG", (192, 192))
     sheet = Image.open(io.BytesIO(client.get(url, params={"variant": "spritesheet"}).content))
     assert sheet.format == "PNG"
-    assert sheet.width >= 17 * 96
+    assert sheet.width >= 33 * 192
 
 
 def test_a_download_is_named_after_its_prompt(client: TestClient, machine: Machine) -> None:

@@ -88,8 +88,8 @@ def test_small_videos_are_enlarged_by_whole_pixels(visit: Visit, served: Served,
     for path, picture in (("/", ".card video"), (f"/jobs/{job}", ".stage video")):
         visit.open(path)
         video = page.locator(picture)
-        times = video.bounding_box()["width"] * page.evaluate("devicePixelRatio") / 96  # type: ignore[index]
-        assert times >= 3
+        times = video.bounding_box()["width"] * page.evaluate("devicePixelRatio") / 192  # type: ignore[index]
+        assert times >= 1
         assert times == int(times)
         assert video.evaluate("v => getComputedStyle(v).imageRendering") == "pixelated"
 
@@ -158,9 +158,9 @@ def test_a_wrong_setting_is_explained_at_its_field(visit: Visit, served: Served)
     page.click("summary")
     page.fill("[name=frames]", "18")
     page.click("#render")
-    expect(page.locator("#form-error")).to_contain_text("the nearest is 17")
+    expect(page.locator("#form-error")).to_contain_text("the nearest is 33")
     expect(page.locator("[name=frames]")).to_be_focused()
-    page.fill("[name=frames]", "17")
+    page.fill("[name=frames]", "33")
     page.click("#render")
     expect(page.locator(".row")).to_have_count(1)
     expect(page.locator("#hint")).to_contain_text("does not know: kite")
@@ -254,4 +254,4 @@ def test_a_phone_never_scrolls_sideways(phone: Visit, served: Served, machine: M
     for path in ("/", f"/jobs/{job}", "/?state=failed"):
         page = phone.open(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
-    assert phone.open("/").locator(".card video").bounding_box()["width"] >= 144  # type: ignore[index]
+    assert phone.open("/").locator(".card video").bounding_box()["width"] >= 120  # type: ignore[index]

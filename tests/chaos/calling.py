@@ -154,7 +154,11 @@ class History(RuleBasedStateMachine):
         """The lane that is next for this worker, by the farm's own pure choice over what the database says."""
         me = next(w for w in workers.find(self.db, gone_within=1e9) if w.id == worker)
         choice = next_lane(lanes.lanes(self.db, worker), me, self.clock())
-        return choice if isinstance(choice, LaneView) else None
+        first = expected.turn(self.now, self.clock(), worker)
+        chosen = choice if isinstance(choice, LaneView) else None
+        if first is not None:
+            must(chosen is not None and chosen.id == first, f"{first} is next for {worker}, it chose {choice}")
+        return chosen
 
     def new_worker(self) -> str:
         self.born += 1

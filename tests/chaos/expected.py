@@ -1,5 +1,6 @@
 """What each call of the protocol must answer, worked out from the tables in plain Python and never in SQL."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,7 +9,7 @@ from farm.db import jobs
 from farm.db.leases import MOST_LEASES
 from farm.domain.errors import JobNotFound, StateConflict
 from farm.domain.job import Assignment
-from farm.domain.states import FINAL, After, JobState, Order, Outcome, Wish
+from farm.domain.states import ACTIVE, FINAL, After, JobState, Order, Outcome, Wish
 from tests.chaos.snapshot import JobRow, LeaseRow, Snapshot, WorkerRow, time_of
 
 HEARD_WITHIN = timedelta(seconds=30)
@@ -26,6 +27,18 @@ def head(now: Snapshot, moment: datetime, worker: str, lane: str) -> str | None:
         and not _kept_from(now, moment, job, me)
     ]  # fmt: skip
     return min(queued, key=lambda job: (-job.priority, job.seq)).id if queued else None
+
+
+def turn(now: Snapshot, moment: datetime, worker: str) -> str | None:
+    """The lane that is next for this worker; None: none has a job for it. At equal weights, as all are here."""
+    ready = [lane for lane in now.lanes if head(now, moment, worker, lane) is not None]
+    running = Counter(job.lane for job in now.jobs.values() if job.state in ACTIVE)
+    # People who wait go before bulk, then who has had least, and who has least in hand.
+    return min(
+        ready,
+        key=lambda lane: ("/bulk/" in lane, now.lanes[lane].virtual_time, running[lane], lane),
+        default=None,
+    )
 
 
 def willing(now: Snapshot, worker: WorkerRow) -> bool:

@@ -11,10 +11,10 @@ from tests.served.machine import Machine
 
 
 def test_submit_prints_only_the_id_and_the_job_is_durable(farm: Command, served: Served) -> None:
-    done = farm("submit", "一个大的红色圆形", "--seed", "7", "--steps", "5")
+    done = farm("submit", "一个大的红色圆形", "--seed", "7", "--steps", "3")
     assert (done.code, done.err) == (0, "seed 7\n")
     job = farm("show", done.out.strip(), "--json").json
-    assert (job["prompt"], job["seed"], job["steps"], job["state"]) == ("一个大的红色圆形", 7, 5, "queued")
+    assert (job["prompt"], job["seed"], job["steps"], job["state"]) == ("一个大的红色圆形", 7, 3, "queued")
 
 
 def test_a_prompt_comes_from_an_argument_a_file_or_stdin(farm: Command, tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ BAD = [
     (["submit", ""], "invalid_prompt", "describe"),
     (["submit"], "invalid_request", "farm submit"),
     (["submit", "a" * 300], "invalid_prompt", "shorten"),
-    (["submit", "a", "--size", "100x96"], "invalid_request", "96x96"),
-    (["submit", "a", "--frames", "16"], "invalid_request", "17"),
-    (["submit", "a", "--seconds", "60"], "invalid_request", "1.333"),
-    (["submit", "a", "--steps", "99"], "invalid_request", "25"),
+    (["submit", "a", "--size", "100x96"], "invalid_request", "192x192"),
+    (["submit", "a", "--frames", "16"], "invalid_request", "33"),
+    (["submit", "a", "--seconds", "60"], "invalid_request", "seconds 2"),
+    (["submit", "a", "--steps", "99"], "invalid_request", "nearest is 4"),
     (["submit", "a", "--frames", "many"], "invalid_request", "leave it out"),
     (["submit", "a", "--seed", "x", "--count", "2"], "invalid_request", "leave it out"),
     (["submit", "a", "--model", "demo"], "unknown_model", "demo-t2v"),

@@ -31,19 +31,20 @@ def test_the_demo_fails_unless_the_killed_job_was_lost_and_then_succeeded() -> N
             demo._check([good[0], second, good[2]], 1)
 
 
-def test_only_a_job_in_mid_denoise_is_killed() -> None:
+def test_only_a_job_in_mid_render_is_killed() -> None:
     def at(stage: str, k: int, state: str = "running") -> dict:
         return {"state": state, "progress": {"stage": stage, "k": k, "n": 16}}
 
-    assert demo._in_mid_denoise(at("denoise", 3))
-    for other in (at("denoise", 0), at("denoise", 16), at("decode", 3), at("denoise", 3, "queued")):
-        assert not demo._in_mid_denoise(other)
+    assert demo._in_mid_render(at("denoise", 3))
+    assert demo._in_mid_render(at("decode", 0))
+    for other in (at("denoise", 0), at("upload", 0), at("loading", 0), at("denoise", 3, "queued")):
+        assert not demo._in_mid_render(other)
 
 
 def test_the_demos_prompts_are_accepted() -> None:
     models = Models({"demo-t2v": PRESETS["demo-t2v"]}, "demo-t2v", lambda _: "")
     for prompt in (*demo.PROMPTS, demo.HELD_PROMPT):
-        new_job({"prompt": prompt, "steps": demo.STEPS}, models)
+        new_job({"prompt": prompt}, models)
 
 
 def test_half_blocks_carry_two_rows_of_pixels_in_true_colour() -> None:

@@ -2,10 +2,17 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
+from farm.api.server import build_services
+from farm.db.engine import migrate
+from farm.settings import load_settings
 from tests.cli.command import Command
+from tests.private_servers import Server, private_postgres
+from tests.served.farm import Served
 from tests.served.machine import Machine, until
 from tests.served.outage import Outage, outage
 
@@ -108,3 +115,39 @@ def test_a_list_of_workers_that_is_watched_asks_again(farm: Command, outage: Out
     assert b'"id": "w1"' in process.stdout.readline()
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def freezing() -> Iterator[Server]:
+    with private_postgres() as server:
+        yield server
+
+
+def test_every_door_says_that_a_frozen_database_does_not_answer(freezing: Server, tmp_path: Path) -> None:
+    """Its machine still takes what is sent to it: nobody hears that it is away, one has to notice."""
+    url = freezing.server.url
+    migrate(url)
+    served = Served(build_services(load_settings(home=tmp_path, database_url=url, store=str(tmp_path / "store"))))
+    served.start()
+    farm = Command.of(served, tmp_path)
+    kept = farm("submit", "a kite").out.strip()
+    try:
+        with freezing.frozen():
+            status = farm("status")
+            assert status.code == 1
+            assert "database: the database farm on 127.0.0.1" in status.out
+            assert "does not answer" in status.out
+            assert "Nothing is lost" in status.out
+            for arguments in (["list"], ["submit", "another kite"], ["cancel", kept]):
+                done = farm(*arguments)
+                assert done.err.startswith("error database_unavailable: the database farm on 127.0.0.1"), arguments
+                assert "nothing that was accepted is lost" in done.err
+            page = httpx.get(served.url, headers={"Accept": "text/html"}, timeout=30)
+            assert page.status_code == 503
+            assert "does not answer" in page.text
+            assert "Nothing is lost" in page.text
+        until(lambda: farm("status", "--json").json["checks"]["database"] == "ok")
+        assert [job["id"] for job in farm("list", "--json").lines] == [kept]
+    finally:
+        served.stop()
+        served.services.db.close()

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from farm.cli.moments import moment
+from farm.cli.submit import settings_of
 from farm.domain.errors import InvalidRequest
 from farm.media.check import decode
 from farm.media.image import pixels
@@ -33,14 +34,21 @@ def same(first: dict, second: dict) -> bool:
 
 
 def test_the_settings_of_a_video_make_it_again_and_options_go_before(farm: Command, machine: Machine) -> None:
-    made = finished(farm, machine, "一只红色的风筝", "--seed", "7", "--steps", "5", "--guidance", "2.5")
+    made = finished(farm, machine, "一只红色的风筝", "--seed", "7", "--steps", "3")
     again = farm("submit", "--like", "v.mp4", "--json").json
     assert same(made, again)
     assert again["seed"] == 7
-    other = farm("submit", "一条船", "--like", "v.mp4", "--seed", "8", "--frames", "9", "--json").json
-    assert (other["prompt"], other["seed"], other["frames"], other["steps"]) == ("一条船", 8, 9, 5)
-    seconds = farm("submit", "--like", "v.mp4", "--seconds", "0.7", "--json").json
-    assert seconds["frames"] == 9
+    other = farm("submit", "一条船", "--like", "v.mp4", "--seed", "8", "--steps", "2", "--json").json
+    assert (other["prompt"], other["seed"], other["steps"], other["frames"]) == ("一条船", 8, 2, made["frames"])
+
+
+def test_what_is_said_otherwise_takes_what_depends_on_it_along(farm: Command, machine: Machine) -> None:
+    finished(farm, machine, "a kite")
+    file = farm.cwd / "v.mp4"
+    assert {"prompt", "size", "frames", "steps"} <= settings_of(file, {}).keys()
+    assert "frames" not in settings_of(file, {"seconds": "5"})
+    assert "size" not in settings_of(file, {"aspect": "1:1"})
+    assert settings_of(file, {"model": "wan2.1-t2v-1.3b"}).keys() == {"prompt", "seed"}
 
 
 def test_a_video_that_does_not_tell_is_refused(farm: Command, tmp_path: Path) -> None:
@@ -121,7 +129,6 @@ def test_a_job_waits_for_a_whole_batch(farm: Command, tmp_path: Path) -> None:
         (["--aspect", "9:1"], "the nearest is 4:1"),
         (["--aspect", "1:1", "--size", "96x96"], "not both"),
         (["--quality", "best"], "leave quality out"),
-        (["--ode"], "leave ode out"),
         (["--adaptive-size"], "--image"),
         (["--continue", "job_nosuch"], "farm list"),
         (["--negative-prompt", "blur"], "leave the negative prompt out"),
@@ -156,3 +163,8 @@ def test_a_video_is_continued_from_its_last_frame(
     waiting = farm("submit", "a boat").out.strip()
     early = farm("submit", "it lands", "--continue", waiting)
     assert (early.code, f"farm watch {waiting}" in early.err) == (1, True)
+
+
+def test_a_distilled_model_may_go_without_fresh_noise(farm: Command) -> None:
+    assert farm("submit", "a kite", "--ode", "--json").json["ode"]
+    assert not farm("submit", "a kite", "--json").json["ode"]

@@ -1,6 +1,7 @@
 """Stands in for pynvml (FARM_NVML): as many GPUs as FAKE_GPUS names by uuid. They exist on paper only.
 
-FAKE_GPU_USE names a JSON file of who is on them: {uuid: {"used": bytes, "processes": {pid: bytes}}}.
+FAKE_GPU_USE names a JSON file of who is on them, and how they are:
+{uuid: {"used": bytes, "processes": {pid: bytes}, "uncorrected": errors, "lost": code of NVML's error}}.
 """
 
 import json
@@ -9,9 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+_WORDS = {3: "Not Supported", 6: "Not Found", 15: "GPU is lost", 16: "GPU requires reset", 999: "Unknown Error"}
+
 
 class NVMLError(Exception):
-    pass
+    def __init__(self, value: int) -> None:
+        super().__init__(_WORDS[value])
+        self.value = value
 
 
 def nvmlInit() -> None: ...
@@ -28,7 +33,22 @@ def nvmlDeviceGetHandleByIndex(index: int) -> int:
     return index
 
 
+def nvmlDeviceGetHandleByUUID(uuid: str) -> int:
+    if uuid not in _uuids():
+        raise NVMLError(6)
+    return _uuids().index(uuid)
+
+
+def nvmlDeviceGetTotalEccErrors(handle: int, kind: int, counter: int) -> int:
+    assert (kind, counter) == (1, 0), "the uncorrected ones since the driver was loaded"
+    if "uncorrected" not in _use(handle):
+        raise NVMLError(3)
+    return _use(handle)["uncorrected"]
+
+
 def nvmlDeviceGetMemoryInfo(handle: int) -> SimpleNamespace:
+    if "lost" in _use(handle):
+        raise NVMLError(_use(handle)["lost"])
     return SimpleNamespace(total=80 << 30, used=_use(handle).get("used", 0))
 
 

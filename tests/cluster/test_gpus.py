@@ -1,11 +1,12 @@
 """CUDA_VISIBLE_DEVICES is honoured by index and by UUID, as CUDA itself reads it."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from farm.gpus import Gpu, select, visible
+from farm.gpus import Gpu, Health, health, select, visible
 
 GPUS = [Gpu(i, uuid, "Card", 80, 0) for i, uuid in enumerate(["GPU-aa11", "GPU-ab22", "GPU-c333"])]
 
@@ -62,6 +63,24 @@ def test_what_nvml_says_is_read_and_a_broken_driver_is_no_gpu(monkeypatch: pytes
     assert visible() == [Gpu(1, "GPU-1", "Card", 80, 1)]
     monkeypatch.setitem(sys.modules, "pynvml", Broken())
     assert visible() == []
+
+
+def test_a_card_that_is_lost_neither_hides_nor_renames_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    use = tmp_path / "use"
+    use.write_text('{"GPU-b": {"lost": 15}}')
+    monkeypatch.setenv("FARM_NVML", "tests.cluster.fake_nvml")
+    monkeypatch.setenv("FAKE_GPUS", "GPU-a,GPU-b,GPU-c")
+    monkeypatch.setenv("FAKE_GPU_USE", str(use))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert [gpu.uuid for gpu in visible()] == ["GPU-c", "GPU-a"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [gpu.uuid for gpu in visible()] == ["GPU-a", "GPU-c"]
+    assert health("GPU-a") == Health()
+    assert health("GPU-b") == Health(lost="GPU is lost")
+    assert health("GPU-d") == Health(lost="Not Found")
+    use.write_text('{"GPU-a": {"uncorrected": 3}, "GPU-b": {"lost": 999}}')
+    assert health("GPU-a") == Health(uncorrected=3)
+    assert health("GPU-b") is None, "a driver that is confused has not said that the card is lost"
 
 
 def test_no_gpu_is_an_empty_list(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """What becomes of one claim when the things around it fail: real database, encoder and store, no Ray."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 
 from farm.cluster import offering
+from farm.cluster.card import Card
 from farm.cluster.claim import Claim, steady_clock
 from farm.cluster.faults import classify
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
-from farm.db import jobs, leases, submission, workers
+from farm.db import jobs, leases, quarantines, submission, workers
 from farm.db.engine import Database, migrate, open_database
 from farm.domain.errors import (
     BlackVideo,
@@ -409,3 +411,58 @@ def test_who_answers_for_the_videos_stands_in_the_label_and_in_the_picture(place
 def test_whose_fault_it_is(place: Workplace, error: Exception, outcome: Outcome, suspect: bool):
     fault = classify(Claim(place.claim(place.submit()), 20.0), error)
     assert (fault.outcome, fault.suspect) == (outcome, suspect)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"uncorrected": 2}, {"uncorrected": 5}, "uncorrected memory errors (ECC) of the card meanwhile: 3"),
+        ({}, {"lost": 15}, "the driver has lost the card: GPU is lost"),
+        ({"uncorrected": 2}, {"uncorrected": 2}, None),
+        ({}, {"lost": 999}, None),
+    ],
+)
+def test_a_failure_that_nobody_foresaw_is_the_cards_where_the_card_says_so(
+    place: Workplace,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    before: dict[str, int],
+    after: dict[str, int],
+    said: str | None,
+):
+    def card_is(how: dict[str, int]) -> None:
+        (tmp_path / "new").write_text(json.dumps({"GPU-a": how}))
+        (tmp_path / "new").rename(tmp_path / "use")
+
+    monkeypatch.setenv("FARM_NVML", "tests.cluster.fake_nvml")
+    monkeypatch.setenv("FAKE_GPUS", "GPU-a")
+    monkeypatch.setenv("FAKE_GPU_USE", str(tmp_path / "use"))
+    begun = threading.Event()
+
+    class Watched(Card):
+        def begin(self) -> None:
+            super().begin()
+            begun.set()
+
+    monkeypatch.setattr(place.renderer, "_card", Watched("GPU-a"))
+    results: list[Result] = []
+    for n in range(2):
+        card_is(before)
+        gate = tmp_path / f"gate-{n}"
+        job = place.submit(f"gate={gate} bug")
+        claim = Claim(place.claim(job), 20.0)
+        rendering = threading.Thread(target=lambda claim=claim: results.append(place.render(claim)), daemon=True)
+        rendering.start()
+        assert begun.wait(30)
+        begun.clear()
+        card_is(after)
+        gate.touch()
+        rendering.join(30)
+        assert results[n].device_suspect
+        (attempt,) = jobs.attempts(place.db, job)
+        assert attempt.outcome is (Outcome.DEVICE_FAULT if said else Outcome.LOST)
+        assert attempt.cause is not None
+        assert attempt.cause.startswith("KeyError")
+        assert attempt.cause.partition("; ")[2] == (said or "")
+        jobs.cancel(place.db, job)  # it would be the next one, too
+    assert len(quarantines.find(place.db)) == (1 if said else 0), "two jobs with such faults set it aside"

@@ -142,3 +142,21 @@ def test_a_device_that_is_not_free_stays_as_a_person_has_set_it_aside(
             quarantines.put(db, GPU.gpu, "it smells", "ann")
     finally:
         db.close()
+
+
+def test_a_card_that_the_driver_has_lost_is_set_aside_and_says_why(settings: Settings, log: Log):
+    """Its worker would only die of it, again and again, and nobody would know."""
+    (settings.home / "use").write_text('{"GPU-a": {"lost": 15}}')
+    migrate(settings.database_url)
+    db = open_database(settings.database_url)
+    workers.register(db, NewWorker("w1", "n1", GPU.gpu, "Paper GPU", 4711))
+    try:
+        with pytest.raises(NotAdmitted, match="its device is lost"):
+            admission.take(GPU, settings, "w1", db, log)
+        (aside,) = quarantines.find(db)
+        assert "the driver has lost the card: GPU is lost" in aside.reason
+        assert "reset the card, or restart the machine" in aside.reason
+        assert aside.until is not None, "it is probed again after a while"
+        assert said(settings) == ["device_lost"]
+    finally:
+        db.close()

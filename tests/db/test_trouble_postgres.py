@@ -2,11 +2,14 @@
 
 import re
 import threading
+import time
+from concurrent.futures import Future
 
 import psycopg
 import pytest
 
 from farm.db import jobs, leases
+from farm.db.dialect import postgres_silence
 from farm.db.engine import migrate, open_database
 from farm.domain.errors import DatabaseRefused, DatabaseUnavailable, FarmError
 from farm.domain.states import JobState
@@ -102,6 +105,65 @@ def test_a_lock_that_stays_is_not_waited_for_for_ever(url):
     assert caught.value.next
     assert jobs.cancel(db, job.id).state is JobState.CANCELLED
     db.close()
+
+
+def test_whoever_has_a_person_waiting_does_not_wait_for_a_frozen_server(own_server):
+    db = open_database(own_server.server.url, impatient=True)
+    job = submit_one(db)
+    with own_server.frozen():
+        for act in (
+            lambda: jobs.get(db, job.id),  # on a connection that was good before
+            lambda: submit_one(db),  # on a new one
+            lambda: open_database(own_server.server.url, impatient=True),
+        ):
+            with pytest.raises(DatabaseUnavailable, match="does not answer") as caught:
+                in_time(act)
+            assert "nothing that was accepted is lost" in caught.value.next
+    patiently(lambda: jobs.get(db, job.id))
+    assert [found.id for found in jobs.find(db)[0]] == [job.id], "what was refused was not kept"
+    db.close()
+
+
+def test_a_server_that_freezes_in_mid_work_is_left_by_readers_and_waited_for_by_writers(own_server, monkeypatch):
+    monkeypatch.setattr(postgres_silence, "_READ", 0.5)
+    db = open_database(own_server.server.url, impatient=True)
+    job = submit_one(db)
+
+    def read():
+        with db.read() as conn, own_server.frozen():
+            conn.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable, match="does not answer"):
+        in_time(read)
+    with own_server.frozen(), pytest.raises(DatabaseUnavailable, match="does not answer"):
+        in_time(lambda: jobs.get(db, job.id))
+    patiently(lambda: jobs.get(db, job.id))
+    with db.write() as conn:
+        conn.exec_driver_sql("SELECT pg_sleep(1)")
+    db.close()
+
+
+def in_time(act):
+    """What it says; an answer that never comes is a failure, not a test that hangs."""
+    said: Future = Future()
+
+    def ask():
+        try:
+            said.set_result(act())
+        except FarmError as error:
+            said.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return said.result(30)
+
+
+def patiently(act):
+    """As the farm's processes do: an outage is waited out."""
+    while True:
+        try:
+            return act()
+        except DatabaseUnavailable:
+            time.sleep(0.05)
 
 
 def test_acceptance_is_durable_whatever_the_servers_default_is(db):

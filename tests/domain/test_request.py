@@ -39,8 +39,8 @@ I2V = {"prompt": "it moves", "model": "wan2.2-i2v-a14b", "image": IMAGE}
 
 def test_a_prompt_alone_takes_every_default_of_the_model() -> None:
     spec = new_job({"prompt": "  a red kite  "}, MODELS).spec
-    assert (spec.prompt, spec.model, spec.width, spec.height) == ("a red kite", "demo-t2v", 96, 96)
-    assert (spec.frames, spec.fps, spec.steps, spec.guidance) == (17, 12, 16, 3.0)
+    assert (spec.prompt, spec.model, spec.width, spec.height) == ("a red kite", "demo-t2v", 192, 192)
+    assert (spec.frames, spec.fps, spec.steps, spec.guidance) == (33, 16, 4, 1.0)
     assert spec.model_digest == "digest of demo-t2v"
     assert 0 <= spec.seed < 2**32
 
@@ -59,26 +59,28 @@ def test_a_prompt_alone_takes_every_default_of_the_model() -> None:
         ({"prompt": "a", "model": "demo-t2w"}, UnknownModel, "model", "did you mean demo-t2v"),
         ({"prompt": "a", "model": "wan2.1-t2v-14b"}, UnknownModel, "model", "choose one of"),
         ({"prompt": "a", "model": ["x"]}, UnknownModel, "model", "choose one of"),
-        ({"prompt": "a", "size": "128x128"}, InvalidRequest, "size", "use 96x96"),
-        ({"prompt": "a", "size": "large"}, InvalidRequest, "size", "use 96x96"),
-        ({"prompt": "a", "size": "-96x96"}, InvalidRequest, "size", "use 96x96"),
+        ({"prompt": "a", "size": "128x128"}, InvalidRequest, "size", "use 192x192"),
+        ({"prompt": "a", "size": "large"}, InvalidRequest, "size", "use 192x192"),
+        ({"prompt": "a", "size": "-96x96"}, InvalidRequest, "size", "use 192x192"),
         ({**WAN, "size": "830x480"}, InvalidRequest, "size", "832x480"),
         ({**WAN, "size": "4000x2250"}, InvalidRequest, "size", "is 960x960"),
         ({**WAN, "size": "64x480"}, InvalidRequest, "size", "256x480"),
-        ({"prompt": "a", "frames": 16}, InvalidRequest, "frames", "nearest is 17"),
-        ({"prompt": "a", "frames": 400}, InvalidRequest, "frames", "nearest is 17"),
-        ({"prompt": "a", "frames": 1}, InvalidRequest, "frames", "nearest is 5"),
+        ({"prompt": "a", "frames": 17}, InvalidRequest, "frames", "nearest is 33"),
+        ({**WAN, "frames": 16}, InvalidRequest, "frames", "nearest is 17"),
+        ({**WAN, "frames": 400}, InvalidRequest, "frames", "nearest is 81"),
+        ({**WAN, "frames": 1}, InvalidRequest, "frames", "nearest is 5"),
         ({"prompt": "a", "frames": 17.5}, InvalidRequest, "frames", ""),
         ({"prompt": "a", "frames": True}, InvalidRequest, "frames", ""),
         ({"prompt": "a", "frames": 17, "seconds": "1"}, InvalidRequest, "frames", "leave one"),
-        ({"prompt": "a", "seconds": 9}, InvalidRequest, "seconds", "1.333"),
-        ({"prompt": "a", "seconds": 0}, InvalidRequest, "seconds", "0.42 to 1.333"),
+        ({"prompt": "a", "seconds": 9}, InvalidRequest, "seconds", "use seconds 2 (frames 33)"),
+        ({**WAN, "seconds": 9}, InvalidRequest, "seconds", "0.25 to 5 (frames 5 to 81)"),
+        ({**WAN, "seconds": 0}, InvalidRequest, "seconds", "0.25 to 5"),
         ({"prompt": "a", "seconds": math.nan}, InvalidRequest, "seconds", ""),
         ({"prompt": "a", "steps": 0}, InvalidRequest, "steps", "nearest is 1"),
-        ({"prompt": "a", "steps": 26}, InvalidRequest, "steps", "nearest is 25"),
+        ({**BASE, "steps": 126}, InvalidRequest, "steps", "nearest is 100"),
         ({**WAN, "steps": 5}, InvalidRequest, "steps", "nearest is 4"),
         ({**WAN, "guidance": 3}, InvalidRequest, "guidance", "leave guidance out"),
-        ({"prompt": "a", "guidance": 0.5}, InvalidRequest, "guidance", "nearest is 1"),
+        ({**BASE, "guidance": 0.5}, InvalidRequest, "guidance", "nearest is 1"),
         ({"prompt": "a", "seed": -1}, InvalidRequest, "seed", "nearest is 0"),
         ({"prompt": "a", "seed": 2**32}, InvalidRequest, "seed", f"nearest is {2**32 - 1}"),
         ({"prompt": "a", "seed": "dice"}, InvalidRequest, "seed", ""),

@@ -71,14 +71,14 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
 
 @pytest.fixture(scope="module")
 def job(line: Line) -> dict[str, Any]:
-    """A job whose worker was killed in mid-denoise, after it succeeded."""
-    video = line.ask("/v1/videos", {"prompt": PROMPT, "model": "demo-t2v", "steps": 25, "seed": 3})
+    """A job whose worker was killed in mid-render, after it succeeded."""
+    video = line.ask("/v1/videos", {"prompt": PROMPT, "model": "demo-t2v", "seed": 3})
 
-    def denoising() -> bool:
+    def rendering() -> bool:
         progress = line.ask(f"/api/jobs/{video['id']}")["progress"]
-        return progress is not None and progress["stage"] == "denoise" and progress["k"] >= 2
+        return progress is not None and progress["stage"] in ("denoise", "decode")
 
-    until("the job denoises", denoising)
+    until("the job renders", rendering)
     (worker,) = [w for w in line.ask("/api/workers")["data"] if w["state"] == "busy"]
     os.kill(worker["pid"], signal.SIGKILL)
     until("the job succeeds", lambda: line.ask(f"/v1/videos/{video['id']}")["status"] == "completed")
@@ -97,7 +97,7 @@ def test_the_video_is_whole_and_shows_the_prompt(line: Line, job: dict[str, Any]
     done = line.farm("download", job["id"], "-o", str(saved))
     assert done.returncode == 0, done.stderr
     frames = decode(saved)
-    assert frames.shape == (17, 96, 96, 3)
+    assert frames.shape == (33, 192, 192, 3)
     assert probe.read(frames) == probe.Reading("blue", "triangle", "right", "white")
     assert PROMPT in json.dumps(read_metadata(saved), ensure_ascii=False)
 
@@ -120,6 +120,6 @@ def test_the_page_plays_it_in_a_real_browser(line: Line, job: dict[str, Any], br
     page.goto(f"{line.url}/jobs/{job['id']}")
     page.wait_for_function("document.querySelector('video')?.readyState >= 2")
     for side in ("videoWidth", "videoHeight"):
-        assert page.evaluate(f"document.querySelector('video').{side}") == 96
+        assert page.evaluate(f"document.querySelector('video').{side}") == 192
     assert page.get_by_text("succeeded").first.is_visible()
     page.close()

@@ -47,7 +47,7 @@ class Line:
             return error.code, json.load(error)
 
     def submit(self, prompt: str) -> str:
-        status, job = self.ask("/api/jobs", {"prompt": prompt, "steps": 6})
+        status, job = self.ask("/api/jobs", {"prompt": prompt})
         assert status == 201, job
         self.accepted.append(job["id"])
         return job["id"]
@@ -200,6 +200,6 @@ def test_nothing_accepted_is_lost_and_every_video_is_whole(line: Line, tmp_path:
         done = line.farm("download", job, "-o", str(saved))
         assert done.returncode == 0, done.stderr
         assert saved.stat().st_size == found["artifact"]["bytes"]
-        assert decode(saved).shape == (17, 96, 96, 3)
+        assert decode(saved).shape == (33, 192, 192, 3)
     counts = line.ask("/api/jobs")[1]["counts"]
     assert counts["succeeded"] == sum(counts.values()) == len(line.accepted)

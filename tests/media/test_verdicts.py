@@ -1,4 +1,4 @@
-"""What the probe reads off a rendered clip survives ten MP4s. TURBOFARM_CLIPS=50 judges the README's fifty."""
+"""What the probe reads off a rendered clip survives twenty MP4s. TURBOFARM_CLIPS=50 judges the README's fifty."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from model.pipeline import Pipeline
 from model.wan.config import preset
 
 CLIPS = int(os.environ.get("TURBOFARM_CLIPS", "6"))
-ROUND_TRIPS = 10
+ROUND_TRIPS = 20
 
 
 def round_trip(frames: np.ndarray, path: Path) -> np.ndarray:
@@ -25,7 +25,7 @@ def round_trip(frames: np.ndarray, path: Path) -> np.ndarray:
 
 
 @pytest.mark.timeout(900)
-def test_ten_round_trips_change_no_verdict(tmp_path: Path) -> None:
+def test_twenty_round_trips_change_no_verdict(tmp_path: Path) -> None:
     p = preset("demo-t2v")
     pipeline = Pipeline.load(p)
     asked = trials.held_out_trials(CLIPS)

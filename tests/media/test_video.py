@@ -66,6 +66,18 @@ def test_it_is_what_browsers_and_editors_expect(tmp_path):
     assert {0, 12, 24, 36} <= {i for i, frame in enumerate(frames) if frame.key_frame}
 
 
+def test_twenty_round_trips_move_no_colour(tmp_path):
+    """Chroma that is put between two pixels and read at the left one slides, half a pixel a trip."""
+    frames = np.full((5, 96, 96, 3), 128, np.uint8)
+    frames[:, 30:60, 30:60] = (220, 38, 38)
+    for i in range(20):
+        frames = decode(encode(tmp_path / f"{i}.mp4", frames).path)
+    redness = frames[2].astype(float)[..., 0] - frames[2][..., 1]
+    y, x = np.mgrid[0:96, 0:96]
+    centre = [(redness * at).sum() / redness.sum() for at in (x, y)]
+    assert centre == pytest.approx([44.5, 44.5], abs=0.3)
+
+
 def test_ten_round_trips_keep_solid_colours(tmp_path):
     """A wrong YUV matrix moves them by 20 levels at once, truncation by 14 in ten trips."""
     frames = np.empty((9, 96, 96, 3), np.uint8)

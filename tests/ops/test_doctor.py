@@ -106,7 +106,7 @@ def test_what_nvml_says_of_processes_is_read(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fake_nvml, "nvmlSystemGetDriverVersion", lambda: b"580.65.06", raising=False)
 
     def unknown(pid: int) -> str:
-        raise fake_nvml.NVMLError("Not Found")
+        raise fake_nvml.NVMLError(6)
 
     monkeypatch.setattr(fake_nvml, "nvmlSystemGetProcessName", unknown, raising=False)
     driver = gpus.driver()

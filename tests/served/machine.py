@@ -76,9 +76,8 @@ class Machine:
         self.beat("busy", Progress(StageName.LOADING, worker=self.name))
         return self.job
 
-    def step(self, k: int, preview: bool = True) -> None:
+    def step(self, k: int, preview: bool = True, n: int = 16) -> None:
         assert self.job is not None
-        n = self.job.spec.steps
         if preview:
             noise = np.random.default_rng(k).integers(0, 255, (96, 96, 3), np.uint8)
             mixed = ball(0.5).astype(float) * k / n + noise * (1 - k / n)

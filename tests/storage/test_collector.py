@@ -14,6 +14,7 @@ from farm.cli.main import cli
 from farm.db import jobs, leases
 from farm.db.engine import migrate, open_database
 from farm.db.remains import Remains
+from farm.domain.errors import DatabaseUnavailable
 from farm.domain.job import NewJob
 from farm.domain.states import Outcome
 from farm.storage import collector, images
@@ -155,6 +156,13 @@ def kept(store, colour=(200, 0, 0)):
     return images.keep(store, data.getvalue(), b"small"), data.getvalue()
 
 
+def age(store, clock):
+    """Of a folder's images only, where what is written from now on is to be young."""
+    long_ago = (clock.time - timedelta(days=2)).timestamp()
+    for path in (store.root / "images").iterdir():
+        os.utime(path, (long_ago, long_ago))
+
+
 def with_image(db, digest):
     made = spec()
     return jobs.submit(db, [NewJob(type(made)(**{**vars(made), "image": digest}))])[0].job.id
@@ -171,7 +179,7 @@ def test_an_image_goes_once_no_job_refers_to_it(store, db, clock, sweep):
     assert images.head(store, blue) is None
 
 
-@pytest.mark.parametrize("moment", ["before it is gone", "after it is gone"])
+@pytest.mark.parametrize("moment", ["before it is gone", "after it is gone", "with its small picture"])
 def test_an_image_that_is_sent_again_while_it_is_swept_is_there_afterwards(
     store, db, clock, sweep, monkeypatch, moment
 ):
@@ -181,9 +189,10 @@ def test_an_image_that_is_sent_again_while_it_is_swept_is_there_afterwards(
 
     def in_between(gone):
         gone = list(gone)
-        if images.image_key(red) not in gone:
+        last = moment == "with its small picture"
+        if (images.thumbnail_key(red) if last else images.image_key(red)) not in gone:
             return delete(gone)
-        if moment == "before it is gone":
+        if moment != "after it is gone":
             images.keep(store, png, b"small")
         delete(gone)
         if moment == "after it is gone":
@@ -195,6 +204,79 @@ def test_an_image_that_is_sent_again_while_it_is_swept_is_there_afterwards(
     assert freed(sweep()) == {}
     assert images.fetch(store, red) == png
     assert store.size(images.thumbnail_key(red)) == len(b"small")
+
+
+def deletions(store, monkeypatch):
+    """The keys that were deleted, as they go."""
+    gone, delete = [], store.delete
+    monkeypatch.setattr(store, "delete", lambda keys: (gone.extend(keys := list(keys)), delete(keys))[1])
+    return gone
+
+
+@pytest.mark.parametrize("how", ["sent", "named"])
+@pytest.mark.parametrize("act", ["find", "open"])
+def test_an_image_that_is_wanted_before_it_goes_is_not_away_for_a_moment(
+    tmp_path, db, clock, monkeypatch, act, how
+):
+    """Whoever renders with it meanwhile would be told that it is missing. Listing and reading take their time."""
+    store = FolderStore(tmp_path / "store")
+    red, png = kept(store)
+    age(store, clock)
+    gone, through = deletions(store, monkeypatch), getattr(store, act)
+
+    def wanted_meanwhile(key):
+        said = list(through(key))
+        if key in {"images/", images.image_key(red)}:
+            images.keep(store, png, b"small") if how == "sent" else with_image(db, red)
+        return iter(said)
+
+    monkeypatch.setattr(store, act, wanted_meanwhile)
+    assert freed(collector.sweep(store, Remains(db, 7 * DAY, DAY), clock.time, DAY)) == {}
+    assert gone == []
+    monkeypatch.undo()
+    assert images.fetch(store, red) == png
+
+
+def test_where_the_second_look_finds_no_database_the_images_are_put_back(store, db, clock, sweep, monkeypatch):
+    red, png = kept(store)
+    clock.forward(DAY + 60)
+    remains, gone = Remains(db, 7 * DAY, DAY), deletions(store, monkeypatch)
+
+    class Leaves:
+        dead = staticmethod(remains.dead)
+
+        def unnamed(self, digests):
+            if gone:
+                raise DatabaseUnavailable("it has just gone", "try again")
+            return remains.unnamed(digests)
+
+    with pytest.raises(DatabaseUnavailable):
+        sweep(Leaves())
+    assert gone == [images.image_key(red)]
+    assert images.fetch(store, red) == png
+    assert store.size(images.thumbnail_key(red)) == len(b"small")
+
+
+def test_many_images_are_asked_for_at_once_and_no_more_than_fit_in_hand(store, db, clock, sweep, monkeypatch):
+    colours = [(n, 0, 0) for n in range(7)]
+    made = sorted(kept(store, colour)[0] for colour in colours)
+    named = made[3]
+    with_image(db, named)
+    one = store.size(images.image_key(made[0])) + len(b"small")
+    clock.forward(DAY + 60)
+    remains, asked = Remains(db, 7 * DAY, DAY), []
+
+    class Counts:
+        dead = staticmethod(remains.dead)
+
+        def unnamed(self, digests):
+            asked.append(sorted(digests))
+            return remains.unnamed(digests)
+
+    monkeypatch.setattr(collector, "_IN_HAND", 4 * one + one // 2)
+    assert freed(sweep(Counts())) == {"images": 12}
+    assert asked == [made[:4], made[:3], made[:3], *[made[4:]] * 3], "for each handful, never for one image"
+    assert list(store.list("")) == [images.thumbnail_key(named), images.image_key(named)]
 
 
 def test_where_jobs_are_unknown_their_images_may_be_too(store, clock, sweep):
@@ -210,10 +292,7 @@ def test_an_image_that_a_job_is_about_to_name_is_spared(tmp_path, db, clock):
     """The wish was checked before the image would have gone, and becomes a job afterwards."""
     store = FolderStore(tmp_path / "store")
     red, png = kept(store)
-    long_ago = (clock.time - timedelta(days=2)).timestamp()
-    for path in (store.root / "images").iterdir():
-        os.utime(path, (long_ago, long_ago))
-
+    age(store, clock)
     found: list[bytes | None] = []
 
     class Race(Remains):

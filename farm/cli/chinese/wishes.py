@@ -21,8 +21,7 @@ PHRASES = {
         "在提示词里写想看到什么，去掉反向提示词",
     "the negative prompt must be text, not {}": "反向提示词必须是文字，不能是 {0}",
     "say what should not be seen": "写不想看到什么",
-    "{} does not know: {}. It draws coloured shapes that move, on plain backgrounds.":
-        "{0} 不认识：{1}。它只画纯色背景上会动的彩色图形。",
+    "{} does not know: {}. It draws, in English and Chinese, {}.": "{0} 不认识：{1}。它用中英文能画的有：{2}。",
     "{} learnt from English and Chinese descriptions: others come out less well.": "{0} 学的是中文和英文的描述，别的语言效果差一些。",
     "{} learnt from long descriptions: subject, motion, surroundings, light and camera help.":
         "{0} 学的是长描述：写上主体、动作、环境、光线和镜头会更好。",
@@ -66,14 +65,17 @@ PHRASES = {
     "aspect {} is too long and thin": "画幅 {0} 太细长",
     "The video is {}, the nearest to {}.": "视频是 {0}，最接近 {1}。",
     "The video is {}, after the shape of the image; a size fixes it.": "视频是 {0}，跟随图片的形状；给出 size 就固定。",
-    "frames must be 4k + 1 (5, 9, 13, ...), at most {} for {}; not {}":
-        "frames 必须是 4k + 1（5、9、13……），{1} 最多 {0}；不能是 {2}",
+    "{}; not {}": "{0}；不能是 {1}",
+    "{} renders {} frames and no others": "{0} 只渲染 {1} 帧",
+    "frames must be 4k + 1 ({}, {}, {}, ...), at most {} for {}":
+        "frames 必须是 4k + 1（{0}、{1}、{2}……），{4} 最多 {3}",
     "give frames or seconds, not both": "frames 和 seconds 只能给一个",
-    "{} seconds is too short or too long for a video": "{0} 秒对视频来说太短或太长",
-    "{} renders {} to {} seconds": "{0} 渲染 {1} 到 {2} 秒",
-    "{} seconds are {} frames at {} a second; {} renders at most {}":
-        "{0} 秒是 {1} 帧（每秒 {2} 帧）；{3} 最多渲染 {4} 帧",
-    "use seconds {} (frames {}) or less": "seconds 请用 {0}（frames {1}）以内",
+    "{} seconds are no length of a video": "{0} 秒不是视频的长度",
+    "{} seconds are {} frames at {} a second; {} renders {}": "{0} 秒是 {1} 帧（每秒 {2} 帧）；{3} 只渲染 {4} 帧",
+    "{} and no others": "{0}，没有别的",
+    "seconds {} (frames {})": "seconds {0}，即 frames {1}",
+    "seconds {} to {} (frames {} to {})": "seconds {0} 到 {1}（frames {2} 到 {3}）",
+    "{} to {}": "{0} 到 {1}",
     # sampling
     "{} takes 1 to {} steps{}; not {}": "{0} 用 1 到 {1} 步{2}；不能是 {3}",
     ", it is distilled to them": "（它就是蒸馏到这些步的）",

@@ -44,11 +44,13 @@ class Options:
     """`now` replaces the database's clock in tests. `patience`: seconds to wait for another writer.
 
     `pooled` False: no connection is kept between transactions, for the many who ask seldom.
+    `impatient`: a database that says nothing is away within seconds, for those behind whom a person waits.
     """
 
     now: Callable[[], datetime] | None = None
     patience: float = 15.0
     pooled: bool = True
+    impatient: bool = False
 
 
 def connect(url: str, options: Options) -> Engine:
@@ -60,7 +62,9 @@ def connect(url: str, options: Options) -> Engine:
             "use sqlite:///path/to/farm.db, or postgresql://user:password@host/database",
             field="database_url",
         )
-    return _PRODUCTS[parsed.get_backend_name()].connect(parsed, options.now, options.patience, options.pooled)
+    return _PRODUCTS[parsed.get_backend_name()].connect(
+        parsed, options.now, options.patience, options.pooled, options.impatient
+    )
 
 
 def begin(engine: Engine, writes: bool) -> dict[str, Any]:

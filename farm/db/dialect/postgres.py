@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from farm.db.dialect import postgres_silence
 from farm.domain.errors import (
     DatabaseRefused,
     DatabaseUnavailable,
@@ -28,7 +29,7 @@ _IDLE_PATIENCE = 60  # seconds: our transactions wait for nobody; one that does 
 _AGAIN = "it is tried again by itself"
 
 
-def connect(url: URL, now: Callable[[], datetime] | None, patience: float, pooled: bool) -> Engine:
+def connect(url: URL, now: Callable[[], datetime] | None, patience: float, pooled: bool, impatient: bool) -> Engine:
     """What the URL says about TLS, time-outs and options goes to libpq as it is (`?sslmode=verify-full&...`)."""
     query = dict(url.query)
     options = (
@@ -36,7 +37,7 @@ def connect(url: URL, now: Callable[[], datetime] | None, patience: float, poole
         f" -c idle_in_transaction_session_timeout={1000 * _IDLE_PATIENCE}"
     )
     arguments: dict[str, Any] = {
-        "connect_timeout": _CONNECT_PATIENCE,
+        "connect_timeout": postgres_silence.CONNECT if impatient else _CONNECT_PATIENCE,
         "application_name": "turbofarm",
         # A server whose machine is gone says nothing: the network has to notice.
         "keepalives_idle": 10,
@@ -55,6 +56,10 @@ def connect(url: URL, now: Callable[[], datetime] | None, patience: float, poole
         json_serializer=partial(json.dumps, ensure_ascii=False),
         **pool,
     )
+
+    if impatient:
+        # The server's own limit on a statement comes first, where the server still keeps it.
+        postgres_silence.watch(engine, write=2 * patience + 1)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -173,6 +178,12 @@ def _not_connected(said: str, url: URL) -> FarmError:
         return DatabaseRefused(f"{where}: {words}", "correct sslmode and sslrootcert in FARM_DATABASE_URL")
     if "Name or service not known" in said or "resolve" in said:
         return DatabaseUnavailable(f"{where}: no machine has that name", "correct it, or wait for the name server")
+    if postgres_silence.SILENT in said:
+        return DatabaseUnavailable(
+            f"{where} does not answer",
+            f"nothing that was accepted is lost, and {_AGAIN}; if it stays so, look whether that server is frozen"
+            " or its disk hangs",
+        )
     return DatabaseUnavailable(f"cannot reach {where}: {words}", f"start that server; {_AGAIN}")
 
 

@@ -17,8 +17,11 @@ from farm.domain.errors import DatabaseUnavailable, DiskFull, FarmError, FolderU
 PASSES_POKES = False
 
 
-def connect(url: URL, now: Callable[[], datetime] | None, patience: float, pooled: bool) -> Engine:
-    """An engine whose connections know farm_now() and begin as their users say (`begin`)."""
+def connect(url: URL, now: Callable[[], datetime] | None, patience: float, pooled: bool, impatient: bool) -> Engine:
+    """An engine whose connections know farm_now() and begin as their users say (`begin`).
+
+    There is nobody to be impatient with: a file does not freeze.
+    """
     clock = now or _wall_clock
 
     def farm_now_text(seconds: float = 0.0) -> str:

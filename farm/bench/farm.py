@@ -1,97 +1,20 @@
-"""A farm for one measurement: a server and render nodes on loopback, in a temporary folder, CPU workers only."""
+"""The farm that is measured: a server and render nodes on one machine, CPU workers only."""
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-from farm.cluster import processes, ray_node
-from farm.cluster.lock import read_status
+from farm.cluster import ray_node
 from farm.cluster.poke import poke
 from farm.db import jobs, submission, workers
 from farm.db.engine import Database, open_database
-from farm.domain.errors import FarmError
 from farm.domain.job import Job, JobSpec, NewJob
 from farm.domain.worker import Worker
-from farm.settings import Settings, load_settings
+from farm.settings import load_settings
+from farm.throwaway import Machine, forget, temporary_folder, until
 from model.library import Library
 from model.wan.config import preset
 
 MODEL = "demo-t2v"
-_PATIENCE = 120.0  # seconds for anything to happen at all
-
-T = TypeVar("T")
-
-
-class NeverHappened(FarmError):
-    code = "never_happened"
-
-
-def until(what: str, condition: Callable[[], T | None], patience: float = _PATIENCE) -> T:
-    """The first true value of `condition`. Raises NeverHappened."""
-    deadline = time.monotonic() + patience
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise NeverHappened(f"{what}: not within {patience:.0f} s", "look into the logs: --keep keeps them")
-        time.sleep(0.02)
-    return value
-
-
-class Machine:
-    """One `farm serve` or `farm worker` with a folder of its own."""
-
-    def __init__(self, settings: Settings, command: list[str]) -> None:
-        self.settings = settings
-        self._command = [sys.executable, "-m", "farm.cli.main", *command]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.settings.make_folders()
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("FARM_", "CUDA_"))}
-        out = (self.settings.log_dir / "farm.out").open("ab")
-        self._process = subprocess.Popen(
-            self._command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
-            env={**clean, **self.settings.environment(), "PYTHONPATH": ray_node.import_path()},
-        )  # fmt: skip
-        until(f"{self.settings.home.name} is up", lambda: self._ended() or read_status(self.settings).ready)
-
-    def processes(self) -> list[int]:
-        """Of the whole machine, its workers included."""
-        status = read_status(self.settings)
-        leaders = [status.pid, *(child.pid for child in status.children)]
-        return [pid for leader in leaders for pid in processes.session_members(leader)]
-
-    def signal(self, number: signal.Signals) -> None:
-        processes.send(self.processes(), number)
-
-    def end(self) -> None:
-        """Orderly if it can, and in any case."""
-        if self._process is None:
-            return
-        everybody = self.processes()
-        processes.send(everybody, signal.SIGCONT)
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            processes.send(everybody, signal.SIGKILL)
-            self._process.kill()
-            self._process.wait()
-
-    def _ended(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise NeverHappened(
-                f"{self.settings.home.name} ended: {(self.settings.log_dir / 'farm.out').read_text()[-500:]}"
-            )
-        return False
 
 
 class Farm:
@@ -99,7 +22,7 @@ class Farm:
 
     def __init__(self, nodes: dict[str, int], pipeline: str, keep: bool = False) -> None:
         self._keep = keep
-        self._folder = Path(tempfile.mkdtemp(prefix="farm-bench-"))
+        self._folder = temporary_folder("bench")
         self.settings = load_settings(
             home=self._folder / "server", port=ray_node.free_port(), ray_port=ray_node.free_port(),
             pipeline=pipeline, model=MODEL, workers=0,
@@ -185,4 +108,4 @@ class Farm:
         if self._keep:
             print(f"kept: {self._folder}")
         else:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            forget(self._folder)
