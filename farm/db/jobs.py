@@ -51,6 +51,8 @@ def find(
     states: Collection[JobState] | None = None,
     model: str | None = None,
     batch: str | None = None,
+    owner: str | None = None,
+    project: str | None = None,
     search: str | None = None,
     limit: int = 50,
     after: str | None = None,
@@ -69,6 +71,10 @@ def find(
         stmt = stmt.where(jobs.c.model == model)
     if batch is not None:
         stmt = stmt.where(jobs.c.batch == batch)
+    if owner is not None:
+        stmt = stmt.where(jobs.c.owner == owner)
+    if project is not None:
+        stmt = stmt.where(jobs.c.project == project)
     if search:
         stmt = stmt.where(jobs.c.prompt.icontains(search, autoescape=True))
     if after is not None:

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from farm.domain.errors import FarmError
+from farm.web.visitor import signed_in, with_form_token
 from farm.web.words import STAGES, STATES, WORKERS
 
 HERE = Path(__file__).parent
@@ -28,7 +29,7 @@ HEADERS = {
 def page(template: str, context: dict[str, Any], status: int = 200) -> HTMLResponse:
     lang = context.get("lang", "en")
     said = environment().get_template(template).render({"lang": lang, "t": WORKERS[lang], **context})
-    return HTMLResponse(said, status, HEADERS)
+    return HTMLResponse(with_form_token(said, asset("session.js")), status, HEADERS)
 
 
 def error_page(request: Request, error: FarmError, headers: dict[str, str] | None = None) -> Response:
@@ -49,7 +50,9 @@ def environment() -> Environment:
     )
     open_env: Any = env  # jinja2 leaves the types of both tables open
     open_env.filters.update(ago=ago, exact=exact, size=size, took=took)
-    open_env.globals.update(asset=asset, states={s.value: word for s, word in STATES.items()}, stages=STAGES)
+    open_env.globals.update(
+        asset=asset, signed_in=signed_in, states={s.value: word for s, word in STATES.items()}, stages=STAGES
+    )
     return env
 
 

@@ -102,7 +102,7 @@ WORKERS: dict[str, dict[str, str]] = {
         "lose_node": "Jobs in hand go back into the queue, and what has been rendered of them is lost: ",
         "reason": "Reason", "reason_hint": "shown to everybody",
         "live": "live", "connecting": "connecting", "reconnecting": "reconnecting",
-        "close": "Close", "keyboard": "Keyboard",
+        "close": "Close", "keyboard": "Keyboard", "sign_out": "Sign out",
     },
     "zh": {
         "skip": "跳到内容", "theme": "深色或浅色", "shortcuts": "键盘快捷键", "jobs": "任务",
@@ -126,6 +126,6 @@ WORKERS: dict[str, dict[str, str]] = {
         "lose_node": "手头的任务会退回队列，已渲染的部分会丢失：",
         "reason": "原因", "reason_hint": "所有人可见",
         "live": "实时", "connecting": "连接中", "reconnecting": "重新连接中",
-        "close": "关闭", "keyboard": "键盘",
+        "close": "关闭", "keyboard": "键盘", "sign_out": "退出登录",
     },
 }  # fmt: skip

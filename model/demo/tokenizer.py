@@ -38,7 +38,7 @@ _SEVERAL = [
 ]
 _IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS), *_SEVERAL, *"两二和与同时"], start=3)}
 # For people: what the model draws, by the plainest word for each thing.
-KNOWN = {
+KNOWN: dict[str, tuple[str, ...]] = {
     "shapes": ("circle", "square", "triangle", "star", "ring"),
     "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
     "motions": ("moving right", "left", "up", "down", "spinning", "growing", "shrinking", "still"),

@@ -110,6 +110,8 @@ PHRASES = {
     "send the image as the body, or as `image`": "把图片作为请求体，或作为 `image` 发送",
     "the form cannot be read: {}": "表单读不了：{0}",
     "send it as multipart/form-data or JSON": "请用 multipart/form-data 或 JSON 发送",
+    "the form says {} in two ways": "表单里 {0} 说了两遍",
+    "say it once": "请只说一遍",
     "the file has {} bytes": "文件有 {0} 字节",
     "ask for a range inside it": "请要里面的一段",
 }  # fmt: skip
