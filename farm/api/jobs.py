@@ -132,14 +132,14 @@ def content(
     request: Request,
     job_id: str,
     download: bool = False,
-    variant: Variant = Variant.VIDEO,
+    variant: Literal["video", "players", "prores", "png"] = "video",
     fps: int | None = None,
     conform: bool = False,
 ) -> Response:
     """The video; or made into another form: for any player, ProRes, a ZIP of PNGs, at another frame rate."""
     job, artifact = finished(farm, job_id)
-    if variant is not Variant.VIDEO or fps not in {None, job.spec.fps}:
-        return made_into(farm, job, artifact, variant, fps, conform)
+    if variant != Variant.VIDEO or fps not in {None, job.spec.fps}:
+        return made_into(farm, job, artifact, Variant(variant), fps, conform)
     return stored(
         request, farm.store, artifact.key, media_type="video/mp4", etag=artifact.sha256,
         name=file_name(job, "mp4"), download=download, redirect=farm.store_redirect,
