@@ -42,12 +42,12 @@ _HERE = {
         "GET /api/lanes", "GET /api/usage",
         "GET /api/models", "GET /api/health", "GET /api/me",
         "GET /api/events", "HEAD /api/events",
-        "GET /", "GET /jobs/{job_id}", "GET /workers", "POST /submit",
+        "GET /", "GET /jobs/{job_id}", "GET /workers", "GET /health", "GET /compare", "POST /submit",
     ],
     Rule.OWNER: [
         "DELETE /v1/videos/{video_id}", "PATCH /api/jobs/{job_id}",
         "POST /api/jobs/{job_id}/cancel", "POST /api/jobs/{job_id}/hold", "POST /api/jobs/{job_id}/release",
-        "POST /api/jobs/{job_id}/retry", "POST /jobs/{job_id}/{verb}",
+        "POST /api/jobs/{job_id}/retry", "POST /api/jobs/{job_id}/front", "POST /jobs/{job_id}/{verb}",
     ],
     Rule.OPERATOR: [
         "POST /api/workers/{worker_id}/wish", "POST /api/nodes/{name}/wish", "POST /api/gpus/{gpu}/quarantine",

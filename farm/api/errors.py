@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from farm.domain.errors import FarmError, InvalidRequest, NotSignedIn, TooManyTries
 from farm.domain.request import BadRows
 from farm.web.render import error_page
+from farm.web.words import language
+from farm.web.words.sentences import said
 
 log = logging.getLogger("farm.api")
 
@@ -46,7 +48,7 @@ def error_json(error: FarmError) -> dict[str, Any]:
 
 
 def answer(request: Request, error: FarmError, headers: dict[str, str] | None = None) -> Response:
-    """A page for people who browse, JSON for everything else."""
+    """A page for people who browse, JSON for everything else; in the language that was asked for."""
     api = request.url.path.startswith(("/api", "/v1"))
     if isinstance(error, TooManyTries):
         headers = {**(headers or {}), "Retry-After": "60"}
@@ -58,6 +60,8 @@ def answer(request: Request, error: FarmError, headers: dict[str, str] | None = 
         return error_page(request, error, headers)
     if isinstance(error, NotSignedIn):
         headers = {**(headers or {}), "WWW-Authenticate": 'Bearer realm="turbofarm"'}
+    spoken = language(None, None, request.headers.get("accept-language", ""))
+    error.message, error.next = said(error.message, spoken), said(error.next, spoken)
     return JSONResponse(error_json(error), error.status, headers)
 
 

@@ -1,5 +1,9 @@
 """Is the process alive, is the farm ready, and a page of facts for people."""
 
+import os
+import platform
+from pathlib import Path
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
@@ -8,6 +12,8 @@ from farm.api.present import Json
 from farm.api.services import Farm, Services
 from farm.api.workers import worker_list
 from farm.db import jobs
+from farm.domain.version import VERSION
+from farm.ops.checks.machine import check_disk, read_disk
 
 router = APIRouter(tags=["health"])
 
@@ -47,7 +53,29 @@ def health(farm: Farm) -> Json:
         "models": sorted(farm.models.installed),
         "database": farm.db.name,
         "store": farm.store.name,
+        "server": _server(farm),
     }
+
+
+def _server(farm: Services) -> Json:
+    """This process and its machine. `disk` is where videos lie, null where they lie on another machine."""
+    return {
+        "version": VERSION,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "system": platform.platform(terse=True),
+        "pid": os.getpid(),
+        "disk": _disk(Path(farm.store.name)) if os.path.isabs(farm.store.name) else None,
+    }
+
+
+def _disk(path: Path) -> Json | None:
+    try:
+        disk = read_disk(path)
+    except OSError:  # its file system went away: the check of the store says so
+        return None
+    finding = check_disk(disk)
+    return {"free": disk.free, "total": disk.total, "verdict": finding.verdict.value, "next": finding.next}
 
 
 def _checks(farm: Services) -> tuple[dict[str, str], Json]:

@@ -60,18 +60,19 @@ def index(
     farm: Farm,
     state: Annotated[list[str] | None, Query()] = None,
     model: str | None = None,
-    batch: str | None = None,
     owner: str | None = None,
     project: str | None = None,
+    tag: str | None = None,
+    batch: str | None = None,
     search: str | None = None,
     limit: Limit = 50,
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Json:
-    """A page of jobs, by age; `next` is the cursor of the page after it, null on the last one."""
+    """A page of jobs, by age; `next` is the cursor of the page after it, null on the last. `tag` is like shot=12a."""
     found, cursor = jobs.find(
-        farm.db, states=parse_states(state), model=model, batch=batch, owner=owner, project=project, search=search,
-        limit=limit, after=after, order=order,
+        farm.db, states=parse_states(state), model=model, owner=owner, project=project, tag=parse_tag(tag),
+        batch=batch, search=search, limit=limit, after=after, order=order,
     )  # fmt: skip
     counts = {state.value: n for state, n in jobs.counts(farm.db).items()}
     return {"object": "list", "data": [job_json(job) for job in found], "next": cursor, "counts": counts}
@@ -112,6 +113,12 @@ def hold(farm: Farm, job_id: str) -> Json:
 @router.post("/{job_id}/release")
 def release(farm: Farm, job_id: str) -> Json:
     return _move(farm, jobs.release, job_id)
+
+
+@router.post("/{job_id}/front")
+def front(farm: Farm, job_id: str) -> Json:
+    """Before all that wait in its lane, by its priority."""
+    return _move(farm, jobs.move_to_front, job_id)
 
 
 @router.post("/{job_id}/retry")
@@ -240,6 +247,7 @@ def job_detail(farm: Services, job_id: str) -> Json:
         **job_json(job),
         "hint": hint(job.spec),
         "depends_on": [dependency_json(one) for one in needs],
+        "dependents": [{"job": one, "state": state.value} for one, state in jobs.dependents(farm.db, job.id)],
         "attempts": attempts,
         "timings": attempts[-1]["timings"] if attempts else {},
         "position": place,
@@ -330,6 +338,16 @@ def parse_states(names: list[str] | None) -> list[JobState] | None:
     if strange := next((name for name in wanted if name not in states), None):
         raise InvalidRequest(f"no state is called {quote(strange)}", f"choose from: {', '.join(states)}", "state")
     return [states[name] for name in wanted]
+
+
+def parse_tag(text: str | None) -> tuple[str, str] | None:
+    """`key=value`; None and "" are no filter."""
+    if not text:
+        return None
+    key, between, value = text.partition("=")
+    if not between:
+        raise InvalidRequest(f"a tag looks like shot=12a, not {quote(text)}", "give its name and its value", "tag")
+    return key, value
 
 
 def _move(farm: Services, transition: Callable[[Database, str], Job], job_id: str) -> Json:

@@ -8,7 +8,12 @@ from farm.db import models
 from farm.domain.errors import FarmError
 from farm.domain.model import KnownModel
 from farm.domain.request import Models
+from model.demo.tokenizer import VOCABULARY
 from model.wan.config import PRESETS, Preset
+from model.wan.sizes import GRID, adaptive_size
+
+_NEAR = 0.04  # of a shape to the shape that was asked for
+ASPECTS = ("16:9", "3:2", "4:3", "1:1", "3:4", "2:3", "9:16")
 
 router = APIRouter(prefix="/api/models", tags=["models"])
 
@@ -49,6 +54,9 @@ def model_json(preset: Preset, offered: Models) -> Json:
         "size": f"{preset.size[0]}x{preset.size[1]}",
         "min_side": preset.min_side,
         "max_side": preset.max_side,
+        "max_pixels": preset.max_pixels,
+        "grid": GRID,
+        "sizes": {aspect: _size(aspect, preset) for aspect in ASPECTS},
         "frames": preset.frames,
         "min_frames": preset.min_frames,
         "max_frames": preset.max_frames,
@@ -58,7 +66,26 @@ def model_json(preset: Preset, offered: Models) -> Json:
         "guidance": preset.guidance,
         "negative_prompt": preset.negative_prompt,
         "max_prompt_chars": preset.max_prompt_chars,
+        "vocabulary": _vocabulary(preset),
     }
+
+
+def _size(aspect: str, preset: Preset) -> str:
+    """The size of this shape, with about as many pixels as the model is made for."""
+    across, down = map(int, aspect.split(":"))
+    width, height = adaptive_size((across, down), preset.size, preset)
+    for own in (preset.size, preset.size[::-1]):  # what it was trained at is the better choice where it is near
+        if abs(own[0] / own[1] * down / across - 1) < _NEAR:
+            width, height = own
+    return f"{width}x{height}"
+
+
+def _vocabulary(preset: Preset) -> Json | None:
+    """All that a model reads which knows only some words; None for those that read any prompt."""
+    if preset.text_encoder != "demo":
+        return None
+    words = [word for word in VOCABULARY if word.isascii()]
+    return {"words": words, "characters": "".join(one for one in VOCABULARY if not one.isascii())}
 
 
 def _digest(preset: Preset, offered: Models) -> str | None:

@@ -73,7 +73,7 @@ _ERROR = {
     "required": ["error"],
     "examples": [
         {"error": {"code": "invalid_request", "message": "size 100x96 does not fit: width and height must be"
-                   " multiples of 16", "next": "the nearest that does is 96x96", "field": "size"}}
+                   " multiples of 16", "next": "the nearest that does is 192x192", "field": "size"}}
     ],
 }  # fmt: skip
 

@@ -1,6 +1,5 @@
 """People's side of a job: find it, and cancel, hold, release, retry, move or hide it."""
 
-from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
@@ -8,12 +7,13 @@ from sqlalchemy import Connection, func, select, update
 from farm.db import rows, waiting
 from farm.db.dialect import farm_now
 from farm.db.engine import Database
+from farm.db.finding import counts, find, labels
 from farm.db.submission import submit
 from farm.db.tables import attempts as attempt_rows
 from farm.db.tables import jobs
 from farm.db.transitions import move, told, wake_lane
-from farm.domain.errors import InvalidRequest, JobNotFound, StateConflict
-from farm.domain.job import Attempt, Dependency, Job
+from farm.domain.errors import JobNotFound, StateConflict
+from farm.domain.job import MAX_PRIORITY, Attempt, Dependency, Job
 from farm.domain.states import (
     ACTIVE,
     CANCEL_WAITING,
@@ -29,8 +29,8 @@ from farm.domain.states import (
 )
 
 __all__ = [
-    "attempts", "cancel", "counts", "depends_on", "find", "get", "hide", "hold", "position", "release", "retry",
-    "set_priority", "submit",
+    "attempts", "cancel", "counts", "dependents", "depends_on", "find", "get", "hide", "hold", "labels",
+    "move_to_front", "position", "release", "retry", "set_priority", "submit",
 ]  # fmt: skip
 
 SHORTEST_PREFIX = 6
@@ -43,59 +43,6 @@ def get(db: Database, job_id: str) -> Job:
     """
     with db.read() as conn:
         return _read(conn, _resolve(conn, job_id))
-
-
-def find(
-    db: Database,
-    *,
-    states: Collection[JobState] | None = None,
-    model: str | None = None,
-    batch: str | None = None,
-    owner: str | None = None,
-    project: str | None = None,
-    search: str | None = None,
-    limit: int = 50,
-    after: str | None = None,
-    order: str = "desc",
-) -> tuple[list[Job], str | None]:
-    """A page of jobs by age, newest first (or order="asc"), and the cursor of the next page if there is one.
-
-    `search` looks into prompts. The cursor is the id of a page's last job. Hidden jobs are left out.
-    """
-    if order not in {"asc", "desc"}:
-        raise InvalidRequest(f"unknown order {order!r}", "use asc or desc", field="order")
-    stmt = rows.select_jobs().where(jobs.c.hidden_at.is_(None))
-    if states is not None:
-        stmt = stmt.where(jobs.c.state.in_(sorted(states)))
-    if model is not None:
-        stmt = stmt.where(jobs.c.model == model)
-    if batch is not None:
-        stmt = stmt.where(jobs.c.batch == batch)
-    if owner is not None:
-        stmt = stmt.where(jobs.c.owner == owner)
-    if project is not None:
-        stmt = stmt.where(jobs.c.project == project)
-    if search:
-        stmt = stmt.where(jobs.c.prompt.icontains(search, autoescape=True))
-    if after is not None:
-        # The age of the cursor's job, not its place: pages hold still while new jobs arrive.
-        seq = select(jobs.c.seq).where(jobs.c.id == after).scalar_subquery()
-        stmt = stmt.where(jobs.c.seq < seq if order == "desc" else jobs.c.seq > seq)
-    stmt = stmt.order_by(jobs.c.seq.desc() if order == "desc" else jobs.c.seq)
-    with db.read() as conn:
-        if after is not None and conn.scalar(select(jobs.c.seq).where(jobs.c.id == after)) is None:
-            raise InvalidRequest(f"unknown cursor {after!r}", "list again from the start", field="after")
-        page = [
-            rows.job(row) for row in conn.execute(stmt.limit(limit + 1)).mappings()
-        ]  # one more: is there a next?
-    return page[:limit], page[limit - 1].id if len(page) > limit > 0 else None
-
-
-def counts(db: Database) -> dict[JobState, int]:
-    """How many jobs are in each state; every state is named."""
-    stmt = select(jobs.c.state, func.count()).where(jobs.c.hidden_at.is_(None)).group_by(jobs.c.state)
-    with db.read() as conn:
-        return dict.fromkeys(JobState, 0) | {state: n for state, n in conn.execute(stmt)}
 
 
 def attempts(db: Database, job_id: str) -> list[Attempt]:
@@ -169,6 +116,27 @@ def depends_on(db: Database, job_id: str) -> list[Dependency]:
     """What the job waits for, or has waited for, and how each of them is. Raises JobNotFound."""
     with db.read() as conn:
         return waiting.depends_on(conn, _resolve(conn, job_id))
+
+
+def dependents(db: Database, job_id: str) -> list[tuple[str, JobState]]:
+    """The jobs that wait for this one, or have waited for it, and how each of them is. Raises JobNotFound."""
+    with db.read() as conn:
+        return waiting.dependents(conn, _resolve(conn, job_id))
+
+
+def move_to_front(db: Database, job_id: str) -> Job:
+    """A priority just above all that wait in its lane; the highest there is where they have that already.
+
+    Raises StateConflict for a job that waits no more.
+    """
+    with db.read() as conn:
+        job = _read(conn, _resolve(conn, job_id))
+        others = select(func.max(jobs.c.priority)).where(
+            jobs.c.lane == job.lane, jobs.c.state.in_(sorted(WAITING)), jobs.c.id != job.id
+        )
+        highest = conn.scalar(others)
+    wanted = job.priority if highest is None else max(job.priority, min(highest + 1, MAX_PRIORITY))
+    return set_priority(db, job.id, wanted)
 
 
 def set_priority(db: Database, job_id: str, priority: int) -> Job:

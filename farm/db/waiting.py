@@ -74,6 +74,18 @@ def depends_on(conn: Connection, job: str) -> list[Dependency]:
     return [Dependency(row.needs, row.mode, row.state) for row in conn.execute(stmt)]
 
 
+def dependents(conn: Connection, job: str) -> list[tuple[str, JobState]]:
+    """Who waits for the job, or waited for it, with how each is now."""
+    stmt = (
+        select(jobs.c.id, jobs.c.state)
+        .join(dependencies, dependencies.c.job == jobs.c.id)
+        .where(dependencies.c.needs == job, jobs.c.hidden_at.is_(None))
+        .order_by(jobs.c.seq)
+        .limit(_AT_ONCE)
+    )
+    return [(row.id, row.state) for row in conn.execute(stmt)]
+
+
 def resolve(
     conn: Connection, fresh: Sequence[tuple[str, NewJob]], known: Mapping[Key, str]
 ) -> dict[str, list[Dependency]]:

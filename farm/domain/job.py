@@ -9,6 +9,8 @@ from typing import Any
 
 from farm.domain.states import After, JobState, Outcome, StageName
 
+MAX_PRIORITY = 100  # and the least is its negative
+
 
 @dataclass(frozen=True)
 class JobSpec:

@@ -13,15 +13,13 @@ from typing import Any, cast
 from farm.domain.cycles import cycle
 from farm.domain.errors import FarmError, InvalidRequest, UnknownModel
 from farm.domain.fields import Fields, number_of, quote, refuse_unwritable
-from farm.domain.job import KEY_OF, JobSpec, NewJob, batch_row_key
+from farm.domain.job import KEY_OF, MAX_PRIORITY, JobSpec, NewJob, batch_row_key
 from farm.domain.placing import depends_on, not_before, of_rows, refuse_rows, requires
 from farm.domain.prompt import negative_prompt_of, prompt_of
 from farm.domain.sampling import guidance_of, ode_of, quality_of, seed_of, steps_of
 from farm.domain.shape import Images, fit_of, followed, frames_asked, image_of, size_of
 from model.errors import ModelError
 from model.wan.config import PRESETS, Preset
-
-MAX_PRIORITY = 100
 
 
 def no_images(digest: str) -> tuple[int, int] | None:

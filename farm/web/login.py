@@ -10,8 +10,8 @@ from farm.api.accounts import Accounts
 from farm.api.body import Body
 from farm.api.sessions import LIFE
 from farm.domain.errors import FarmError, NotSignedIn, TooManyTries
-from farm.web.render import page
-from farm.web.words import LANGUAGES, language
+from farm.web.render import page, spoken
+from farm.web.words import LANGUAGES
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,10 +38,10 @@ Known = Annotated[Accounts, Depends(_accounts)]
 
 
 @router.get("/login", response_class=HTMLResponse)
-def ask(accounts: Known, request: Request, next: str = "/", lang: str | None = None) -> Response:
+def ask(accounts: Known, request: Request, next: str = "/") -> Response:
     if accounts.open:
         return RedirectResponse("/", 303)
-    return _form(request, _here(next), lang=lang)
+    return _form(request, _here(next))
 
 
 @router.post("/login")
@@ -68,20 +68,11 @@ def leave(accounts: Known) -> Response:
     return answer
 
 
-def _form(
-    request: Request, wanted: str, *, error: FarmError | None = None, name: str = "", lang: str | None = None
-) -> Response:
-    kept = request.cookies.get("lang")
-    spoken = language(lang, kept, request.headers.get("accept-language", ""))
-    words = WORDS[spoken]
+def _form(request: Request, wanted: str, *, error: FarmError | None = None, name: str = "") -> Response:
+    words = WORDS[spoken(request)]
     said = None if error is None else words["wait" if isinstance(error, TooManyTries) else "wrong"]
-    context = {
-        "lang": spoken, "words": words, "next": wanted, "said": said, "name": name, "languages": LANGUAGES,
-    }  # fmt: skip
-    answer = page("login.html", context, error.status if error else 200)
-    if lang == spoken != kept:
-        answer.set_cookie("lang", spoken, max_age=31536000, samesite="lax")
-    return answer
+    context = {"words": words, "next": wanted, "said": said, "name": name, "languages": LANGUAGES}
+    return page(request, "login.html", context, error.status if error else 200)
 
 
 def _here(wanted: str) -> str:

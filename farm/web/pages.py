@@ -1,53 +1,39 @@
 """The page: queue and gallery, one job, and the forms behind their buttons (they work without the script)."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from farm.api.body import Body
-from farm.api.jobs import accept, again, job_detail
-from farm.api.models import model_json
-from farm.api.present import Json, job_json
+from farm.api.jobs import accept, again, parse_tag
+from farm.api.present import Json
 from farm.api.services import Farm, Services
-from farm.api.workers import worker_list
-from farm.db import events, jobs
+from farm.db import jobs
 from farm.db.engine import Database
-from farm.domain.errors import FarmError
+from farm.domain.errors import FarmError, InvalidRequest
+from farm.domain.fields import number_of
 from farm.domain.job import Job
-from farm.domain.states import FINAL, JobState
-from farm.web.render import STATIC, page
-from farm.web.words import CHIPS, ideas, language
+from farm.web.compare import compare_view
+from farm.web.health import health_view
+from farm.web.job import job_view
+from farm.web.queue import View, queue_view
+from farm.web.render import STATIC, page, spoken
 from farm.web.workers import NoSuchButton, wish_from_form, workers_view
 
 router = APIRouter(include_in_schema=False)
 
-PAGE = 24  # videos of a page of the gallery
-ROWS = 60  # jobs of the list before "and N more"
-
-_UNFINISHED = [state for state in JobState if not state.final]
-_RANK = {state: rank for rank, state in enumerate(
-    (JobState.RUNNING, JobState.LEASED, JobState.QUEUED, JobState.SCHEDULED, JobState.HELD,
-     JobState.FAILED, JobState.CANCELLED, JobState.SUCCEEDED)
-)}  # fmt: skip
-
-
-# What the script clones and fills for a job that the server has not drawn.
-_BLANK: Json = {
-    "id": "", "state": "queued", "prompt": "", "epoch": 0, "percent": 0, "width": 0, "height": 0, "seed": "",
-    "progress": None, "error": None, "artifact": None, "created_at": None, "finished_at": None,
-}  # fmt: skip
+MOST = 16  # jobs of one form
 
 
 class _Immutable(StaticFiles):
-    """Assets carry a digest of their content in their address."""
+    """The first part of an address is the version of all of them."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
+        # The version is for the browser alone; what was drawn by an older server finds the present file.
+        response = await super().get_response(path.partition("/")[2], scope)
         if response.status_code == 200:
             response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response
@@ -59,43 +45,39 @@ def install(app: FastAPI) -> None:
 
 
 @router.get("/", response_class=HTMLResponse)
-def home(
-    farm: Farm,
-    state: str = "",
-    q: Annotated[str, Query(max_length=200)] = "",
-    after: str | None = None,
-) -> Response:
-    return _home(farm, state if state in CHIPS else "", q.strip(), after)
+def home(farm: Farm, request: Request) -> Response:
+    return _home(farm, request, View.of(request))
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
-def job_page(farm: Farm, job_id: str) -> Response:
-    cursor = events.latest(farm.db)
-    job = job_detail(farm, job_id)
-    stages = list(dict.fromkeys(stage for attempt in job["attempts"] for stage in attempt["timings"]))
-    context = {"job": job, "stage_names": stages, "cursor": cursor, "settings": _settings(job)}
-    return page("job.html", context)
+def job_page(farm: Farm, request: Request, job_id: str) -> Response:
+    return page(request, "job.html", job_view(farm, job_id))
 
 
 @router.get("/workers", response_class=HTMLResponse)
-def workers_page(farm: Farm, request: Request, lang: str | None = None) -> Response:
-    kept = request.cookies.get("lang")
-    spoken = language(lang, kept, request.headers.get("accept-language", ""))
-    answer = page("workers.html", workers_view(farm, spoken))
-    if lang == spoken != kept:
-        answer.set_cookie("lang", spoken, max_age=31536000, samesite="lax")
-    return answer
+def workers_page(farm: Farm, request: Request) -> Response:
+    return page(request, "workers.html", workers_view(farm, spoken(request)))
+
+
+@router.get("/compare", response_class=HTMLResponse)
+def compare_page(farm: Farm, request: Request, a: str = "", b: str = "") -> Response:
+    return page(request, "compare.html", compare_view(farm, a, b))
+
+
+@router.get("/health", response_class=HTMLResponse)
+def health_page(farm: Farm, request: Request) -> Response:
+    return page(request, "health.html", health_view(farm))
 
 
 @router.post("/submit")
-def submit(farm: Farm, body: Body) -> Response:
+def submit(farm: Farm, request: Request, body: Body) -> Response:
     """The form without the script: back to the page, or the page with what is wrong."""
     try:
-        jobs.submit(farm.db, [accept(farm, body)])
+        jobs.submit(farm.db, [accept(farm, one) for one in _wishes(body)])
     except FarmError as error:
         # A file cannot be put back into a form; its field is empty again.
         shown = {name: value for name, value in body.items() if isinstance(value, str)}
-        return _home(farm, "", "", None, wish=shown, error=error)
+        return _home(farm, request, View(), wish=shown, error=error)
     farm.poke()
     return RedirectResponse("/", 303)
 
@@ -104,6 +86,7 @@ def submit(farm: Farm, body: Body) -> Response:
 def act(farm: Farm, job_id: str, verb: str) -> Response:
     moves: dict[str, Callable[[Database, str], Job]] = {
         "cancel": jobs.cancel, "hold": jobs.hold, "release": jobs.release, "retry": jobs.retry,
+        "front": jobs.move_to_front,
     }  # fmt: skip
     if verb in moves:
         job_id = moves[verb](farm.db, job_id).id
@@ -130,76 +113,21 @@ def favicon() -> Response:
     return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
 
-def _settings(job: Json) -> Json:
-    """What "Copy settings" copies: as the API takes it."""
-    names = ("prompt", "model", "size", "frames", "steps", "seed", "guidance", "negative_prompt")
-    said = {name: job[name] for name in names if job[name] is not None}
-    return said | ({"image": job["image"]["digest"], "fit": job["image"]["fit"]} if job["image"] else {})
+def _wishes(body: Json) -> list[Json]:
+    """What a form says in text: how many, and tags like "shot=12a, take=3"."""
+    wish = {name: value for name, value in body.items() if name != "count" and value != ""}
+    if "tags" in wish:
+        wish["tags"] = dict(pair for part in str(wish["tags"]).split(",") if (pair := parse_tag(part.strip())))
+    count = number_of(body.get("count") or 1)
+    if count is None or not count.is_integer() or not 1 <= count <= MOST:
+        raise InvalidRequest(f"a form makes 1 to {MOST} jobs", "use farm submit --count for more", "count")
+    seed = number_of(wish.get("seed"))
+    seeds = [None] * int(count) if seed is None else [int(seed) + i for i in range(int(count))]
+    return [wish if one is None else {**wish, "seed": one} for one in seeds]
 
 
 def _home(
-    farm: Services,
-    chip: str,
-    search: str,
-    after: str | None,
-    wish: Json | None = None,
-    error: FarmError | None = None,
+    farm: Services, request: Request, view: View, wish: Json | None = None, error: FarmError | None = None
 ) -> Response:
-    cursor = events.latest(farm.db)  # before the jobs are read: what happens meanwhile is told by the stream
-    counts = jobs.counts(farm.db)
-    wanted = CHIPS[chip][1] if chip else tuple(JobState)
-    rows, more = ([], 0) if after else _rows(farm, wanted, search, bool(chip), counts)
-    videos: list[Job] = []
-    older = None
-    if JobState.SUCCEEDED in wanted:
-        videos, older = jobs.find(
-            farm.db, states=[JobState.SUCCEEDED], search=search or None, limit=PAGE, after=after
-        )
-    models = [model_json(preset, farm.models) for preset in farm.models.installed.values()]
-    context: dict[str, Any] = {
-        "cursor": cursor,
-        "chip": chip,
-        "search": search,
-        "chips": [
-            (name, label, sum(counts[s] for s in states), _address(name, search))
-            for name, (label, states) in CHIPS.items()
-        ],
-        "everything": (sum(counts.values()), _address("", search)),
-        "groups": {name: [s.value for s in states] for name, (_, states) in CHIPS.items()},
-        "rows": [job_json(job) for job in rows],
-        "more": more,
-        "videos": [job_json(job) for job in videos],
-        "older": _address(chip, search, older) if older else None,
-        "paged": after is not None,
-        "workers": worker_list(farm),
-        "models": sorted(models, key=lambda m: not m["default"]),
-        "ideas": ideas(),
-        "blank": _BLANK,
-        "wish": wish or {},
-        "error": error,
-    }
-    return page("home.html", context, error.status if error else 200)
-
-
-def _rows(
-    farm: Services, wanted: tuple[JobState, ...], search: str, filtered: bool, counts: dict[JobState, int]
-) -> tuple[list[Job], int]:
-    """The list above the gallery: what is not finished, then the latest that ended without a video."""
-    open_states = [state for state in wanted if state in _UNFINISHED]
-    ended = [state for state in wanted if state in FINAL and state is not JobState.SUCCEEDED]
-    found: list[Job] = []
-    more = 0
-    if open_states:
-        found, _ = jobs.find(farm.db, states=open_states, search=search or None, limit=ROWS, order="asc")
-        if len(found) == ROWS:
-            more = max(sum(counts[state] for state in open_states) - ROWS, 0)
-    found.sort(key=lambda job: (_RANK[job.state], -job.priority))
-    if ended:
-        unhappy, _ = jobs.find(farm.db, states=ended, search=search or None, limit=ROWS if filtered else 4)
-        found += unhappy
-    return found, more
-
-
-def _address(chip: str, search: str, after: str | None = None) -> str:
-    query = {k: v for k, v in (("state", chip), ("q", search), ("after", after)) if v}
-    return f"/?{urlencode(query)}" if query else "/"
+    context = {**queue_view(farm, request, view), "wish": wish or {}, "error": error}
+    return page(request, "home.html", context, error.status if error else 200)

@@ -1,10 +1,12 @@
 """Templates and static files: the jinja environment, its filters, and pages that need nothing of the farm."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
@@ -12,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from farm.domain.errors import FarmError
 from farm.web.visitor import signed_in, with_form_token
-from farm.web.words import STAGES, STATES, WORKERS
+from farm.web.words import LANGUAGES, WORDS, language
+from farm.web.words.sentences import said
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -26,17 +29,53 @@ HEADERS = {
 }
 
 
-def page(template: str, context: dict[str, Any], status: int = 200) -> HTMLResponse:
-    lang = context.get("lang", "en")
-    said = environment().get_template(template).render({"lang": lang, "t": WORKERS[lang], **context})
-    return HTMLResponse(with_form_token(said, asset("session.js")), status, HEADERS)
+def page(request: Request, template: str, context: dict[str, Any], status: int = 200) -> HTMLResponse:
+    """In the reader's language; one that was asked for in the address is kept for later."""
+    lang = spoken(request)
+    speech = {
+        "lang": lang,
+        "t": WORDS[lang],
+        "room": "jobs",
+        "other_languages": [
+            (code, name, _address_in(request, code)) for code, name in LANGUAGES.items() if code != lang
+        ],
+    }
+    text = environment().get_template(template).render({**speech, **context})
+    text = with_form_token(text, asset("session.js"))
+    answer = HTMLResponse(text, status, HEADERS)
+    if request.query_params.get("lang") == lang != request.cookies.get("lang"):
+        answer.set_cookie("lang", lang, max_age=31536000, samesite="lax")
+    return answer
+
+
+def spoken(request: Request) -> str:
+    """The language of this reader."""
+    accepted = request.headers.get("accept-language", "")
+    return language(request.query_params.get("lang"), request.cookies.get("lang"), accepted)
 
 
 def error_page(request: Request, error: FarmError, headers: dict[str, str] | None = None) -> Response:
-    answer = page("error.html", {"error": error}, error.status)
+    lang = spoken(request)
+    says = {"message": said(error.message, lang), "next": said(error.next, lang)}
+    answer = page(
+        request,
+        "error.html",
+        {"error": error, "says": says, "compare": request.url.path == "/compare"},
+        error.status,
+    )
     for name, value in (headers or {}).items():
         answer.headers[name] = value
     return answer
+
+
+def _address_in(request: Request, lang: str) -> str:
+    # A form that was answered with a page has no address of its own to come back to.
+    path = request.url.path if request.method == "GET" else "/"
+    return f"{path}?{urlencode([*_said_in_address(request), ('lang', lang)])}"
+
+
+def _said_in_address(request: Request) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in request.query_params.multi_items() if name != "lang"]
 
 
 @cache
@@ -50,30 +89,36 @@ def environment() -> Environment:
     )
     open_env: Any = env  # jinja2 leaves the types of both tables open
     open_env.filters.update(ago=ago, exact=exact, size=size, took=took)
-    open_env.globals.update(
-        asset=asset, signed_in=signed_in, states={s.value: word for s, word in STATES.items()}, stages=STAGES
-    )
+    open_env.filters["said"] = said
+    open_env.globals.update(asset=asset, signed_in=signed_in)
     return env
 
 
-@cache
 def asset(name: str) -> str:
-    """A static file's address, which changes with its content: browsers may keep it for ever."""
-    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:10]
-    return f"/static/{name}?v={digest}"
+    """A static file's address. Modules name each other by relative addresses, so all share one version."""
+    return f"/static/{version()}/{name}"
 
 
-def ago(time: str | None) -> str:
+@cache
+def version() -> str:
+    """Changes with the content of any static file: browsers may keep each for ever."""
+    digest = hashlib.sha256()
+    for path in sorted(STATIC.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def ago(time: str | None, t: Mapping[str, str]) -> str:
     """As in "3 min ago"; the script keeps it true afterwards, in the same words."""
     if time is None:
         return ""
     seconds = max((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds(), 0)
     if seconds < 10:
-        return "just now"
+        return t["just_now"]
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
-            return f"{int(seconds // length)} {unit} ago"
-    return f"{int(seconds)} s ago"
+            return t[f"ago_{unit}"].format(n=int(seconds // length))
+    return t["ago_s"].format(n=int(seconds))
 
 
 def exact(time: str | None) -> str:

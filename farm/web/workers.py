@@ -9,7 +9,7 @@ from farm.api.workers import node_list, quarantine, release, wish_of_node, wish_
 from farm.db import events, jobs, quarantines
 from farm.domain.errors import FarmError
 from farm.domain.states import ACTIVE
-from farm.web.words import LANGUAGES, STAGES, STAGES_ZH, WORKERS
+from farm.web.words import WORDS
 
 _RUNNING: Json = {"wish": "run", "wish_now": False, "wish_by": None, "wish_reason": None, "wish_at": None}
 _WISHES = {"resume": "run", "drain": "drain", "restart": "restart"}
@@ -31,10 +31,7 @@ def workers_view(farm: Services, lang: str) -> dict[str, Any]:
     wishes = {node["node"]: node for node in node_list(farm)}
     names = sorted({str(w["node"]) for w in found} | {q["node"] for q in aside} | set(wishes))
     return {
-        "lang": lang,
         "room": "workers",
-        "stages": STAGES_ZH if lang == "zh" else STAGES,
-        "languages": LANGUAGES,
         "cursor": cursor,
         "summary": _summary(found, lang),
         "groups": [_group(name, found, aside, wishes.get(name, _RUNNING)) for name in names],
@@ -67,7 +64,7 @@ def _group(name: str, found: list[Json], aside: list[Json], wish: Json) -> Json:
 
 
 def _summary(found: list[Json], lang: str) -> str:
-    words = WORKERS[lang]
+    words = WORDS[lang]
     counts = {state: sum(worker["state"] == state for worker in found) for state in ("busy", "idle", "starting")}
     aside = sum(worker["quarantine"] is not None for worker in found)
     parts = [f"{n} {words[state]}" for state, n in counts.items() if n]

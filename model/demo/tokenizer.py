@@ -37,6 +37,7 @@ _SEVERAL = [
     "donuts",
 ]
 _IDS = {w: i for i, w in enumerate([*WORDS, *dict.fromkeys(CHARACTERS), *_SEVERAL, *"两二和与同时"], start=3)}
+VOCABULARY = tuple(_IDS)  # every word and character that it has seen
 # For people: what the model draws, by the plainest word for each thing.
 KNOWN: dict[str, tuple[str, ...]] = {
     "shapes": ("circle", "square", "triangle", "star", "ring"),

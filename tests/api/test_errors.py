@@ -87,7 +87,7 @@ def test_head_answers_like_get_without_a_body_wherever_get_is(client: TestClient
     machine.take()
     machine.step(3)
     machine.finish()
-    pages = ["/", f"/jobs/{job}", "/favicon.ico", "/static/page.css", "/healthz", "/readyz", "/api/jobs",
+    pages = ["/", f"/jobs/{job}", "/favicon.ico", "/static/any/page.css", "/healthz", "/readyz", "/api/jobs",
              f"/api/jobs/{job}", f"/api/jobs/{job}/content", f"/api/jobs/{job}/thumbnail",
              f"/api/jobs/{job}/preview?epoch=1&step=3",
              "/api/workers", "/api/models", "/api/health", "/v1/videos", f"/v1/videos/{job}",

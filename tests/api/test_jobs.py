@@ -168,6 +168,45 @@ def test_workers_models_and_health_say_what_is_there(client: TestClient, machine
     assert client.get("/readyz").json()["checks"] == {"database": "ok", "store": "ok", "dispatcher": "ok"}
 
 
+def test_jobs_are_filtered_by_project_owner_and_tag(client: TestClient) -> None:
+    one = submit(client, project="trailer", tags={"shot": "12a", "sum": "1+1=2"})["id"]
+    submit(client, project="teaser", tags={"shot": "12"})
+
+    def found(**query: str) -> list[str]:
+        return [job["id"] for job in client.get("/api/jobs", params=query).json()["data"]]
+
+    for query in ({"project": "trailer"}, {"tag": "shot=12a"}, {"tag": "sum=1+1=2"}):
+        assert found(**query) == [one]
+    assert len(found(owner="local", tag="")) == 2
+    assert found(owner="somebody") == []
+    assert client.get("/api/jobs?tag=shot").json()["error"]["field"] == "tag"
+
+
+def test_the_front_of_the_queue_is_one_request_away(client: TestClient, services: Services) -> None:
+    submit(client)
+    late = submit(client)["id"]
+    assert client.post(f"/api/jobs/{late}/front").json()["priority"] == 1
+    assert client.get(f"/api/jobs/{late}").json()["position"] == 0
+    assert services.poke.count == 3  # type: ignore[attr-defined]
+    client.post(f"/api/jobs/{late}/cancel")
+    assert client.post(f"/api/jobs/{late}/front").json()["error"]["code"] == "state_conflict"
+
+
+def test_a_model_says_its_limits_and_the_words_that_it_knows(client: TestClient) -> None:
+    models = {m["id"]: m for m in client.get("/api/models").json()["data"]}
+    demo, large = models["demo-t2v"], models["wan2.1-t2v-1.3b"]
+    assert "circle" in demo["vocabulary"]["words"]
+    assert "圆" in demo["vocabulary"]["characters"]
+    assert large["vocabulary"] is None
+    assert (large["sizes"]["16:9"], large["sizes"]["9:16"], large["grid"]) == ("832x480", "480x832", 16)
+
+
+def test_health_names_the_server_and_its_disk(client: TestClient) -> None:
+    server = client.get("/api/health").json()["server"]
+    assert 0 < server["disk"]["free"] <= server["disk"]["total"]
+    assert server["version"]
+
+
 def test_without_a_dispatcher_the_farm_is_alive_but_not_ready(services: Services) -> None:
     from dataclasses import replace
 
@@ -186,6 +225,7 @@ def test_a_job_waits_for_another_and_says_so(client: TestClient) -> None:
     second = client.post("/api/jobs", json=wish).json()
     assert (second["state"], second["requires"]["memory"]) == ("scheduled", 40 * 10**9)
     shown = client.get(f"/api/jobs/{second['id']}").json()
+    assert client.get(f"/api/jobs/{first}").json()["dependents"] == [{"job": second["id"], "state": "scheduled"}]
     assert shown["depends_on"] == [{"job": first, "after": "any", "state": "queued", "met": False}]
     client.post(f"/api/jobs/{first}/cancel")
     assert client.get(f"/api/jobs/{second['id']}").json()["depends_on"][0]["met"] is True

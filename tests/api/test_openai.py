@@ -48,8 +48,8 @@ def test_create_poll_and_download(client: openai.OpenAI, machine: Machine) -> No
     with rendering(machine):
         video = client.videos.create_and_poll(
             prompt="a large red circle moving up",
-            seconds="1.33",
-            size="96x96",
+            seconds="2",
+            size="192x192",
             poll_interval_ms=20,  # type: ignore[arg-type]
         )
     assert (video.status, video.progress, video.model, video.error) == ("completed", 100, "demo-t2v", None)
@@ -65,14 +65,14 @@ def test_create_poll_and_download(client: openai.OpenAI, machine: Machine) -> No
 def test_a_created_video_is_retrieved_by_its_id(served: Served, client: openai.OpenAI) -> None:
     first = client.videos.create(prompt="a boat")
     more = {
-        "seed": 7, "steps": 5, "tags": {"shot": "12a"}, "depends_on": [first.id],
+        "seed": 7, "steps": 3, "tags": {"shot": "12a"}, "depends_on": [first.id],
         "requires": {"tags": ["a100", "night"]},
     }  # fmt: skip
     made = client.videos.create(prompt="一只风筝", extra_body=more)
     found = client.videos.retrieve(made.id)
     assert (found.id, found.status, found.prompt, found.object) == (made.id, "queued", "一只风筝", "video")
     job = jobs.get(served.services.db, made.id)
-    assert (job.spec.seed, job.spec.steps, dict(job.tags), job.state) == (7, 5, {"shot": "12a"}, JobState.SCHEDULED)
+    assert (job.spec.seed, job.spec.steps, dict(job.tags), job.state) == (7, 3, {"shot": "12a"}, JobState.SCHEDULED)
     assert job.requires is not None
     assert job.requires.tags == ("a100", "night")
 
@@ -120,7 +120,7 @@ def test_errors_are_the_clients_own_classes_and_say_what_helps(served: Served, c
     with pytest.raises(openai.UnprocessableEntityError) as wrong:
         client.videos.create(prompt="a kite", size="100x100")  # type: ignore[arg-type]
     assert isinstance(wrong.value.body, dict)
-    assert (wrong.value.body["next"], wrong.value.code) == ("use 96x96", "invalid_request")
+    assert (wrong.value.body["next"], wrong.value.code) == ("use 192x192", "invalid_request")
     early = client.videos.create(prompt="a kite")
     with pytest.raises(openai.ConflictError):
         client.videos.download_content(early.id)

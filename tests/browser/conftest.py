@@ -1,11 +1,14 @@
 """A real Chromium in front of the served farm. No network but loopback is ever needed."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.served.farm import Served, machine, migrated_bytes, served, services
+from tests.served.farm import Served, machine, migrated_bytes, served, services, services_in
+from tests.served.furnished import Furnished, furnish
+from tests.served.pictures import offer_i2v
 
 __all__ = ["machine", "migrated_bytes", "served", "services"]
 
@@ -47,3 +50,33 @@ def phone(browser: Browser, served: Served) -> Iterator[Visit]:
     yield made
     assert made.troubles == []
     context.close()
+
+
+@dataclass(frozen=True)
+class House:
+    """A furnished farm that the tests of one module share: they look, and change nothing."""
+
+    farm: Served
+    made: Furnished
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Every page there is."""
+        return {
+            "queue": "/", "waiting": "/?state=queued", "nothing": "/?q=nowhere", "workers": "/workers",
+            "job": f"/jobs/{self.made.done[-1]}", "running": f"/jobs/{self.made.running}",
+            "dependent": f"/jobs/{self.made.dependent}", "failed": f"/jobs/{self.made.failed}",
+            "unknown": "/jobs/job_nosuch", "health": "/health",
+            "compare": f"/compare?a={self.made.done[0]}&b={self.made.done[4]}", "nothing to compare": "/compare",
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, migrated_bytes: bytes) -> Iterator[House]:
+    with services_in(tmp_path_factory.mktemp("house"), migrated_bytes) as services:
+        offer_i2v(services)
+        made = furnish(services)
+        farm = Served(services)
+        farm.start()
+        yield House(farm, made)
+        farm.stop()

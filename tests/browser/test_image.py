@@ -20,9 +20,9 @@ DELIVER = """([kind, target, bytes]) => {
 
 
 def choose(page: Page, model: str) -> None:
-    page.locator("#composer summary").click()
+    page.locator("#settings > summary").click()
     page.select_option("[name=model]", model)
-    page.locator("#composer summary").click()
+    page.locator("#settings > summary").click()
 
 
 def deliver(page: Page, kind: str, target: str) -> None:

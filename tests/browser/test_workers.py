@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from farm.db import nodes, quarantines, workers
 from farm.domain.states import Wish
-from farm.web.words import WORKERS
+from farm.web.words import WORDS
 from tests.browser.conftest import Visit
 from tests.served.farm import Served
 from tests.served.machine import Machine, until
@@ -133,11 +133,11 @@ def test_it_speaks_chinese_to_whoever_reads_chinese(browser: Browser, served: Se
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_word_of_the_view_has_its_translation(served: Served, machine: Machine, language: str) -> None:
-    assert WORKERS[language].keys() == WORKERS["en"].keys()
+    assert WORDS[language].keys() == WORDS["en"].keys()
     page = httpx.get(f"{served.url}/workers?lang={language}").text
     assert f'<html lang="{language}">' in page
     assert "object at 0x" not in page
-    assert WORKERS[language]["shortcuts"] in page
+    assert WORDS[language]["shortcuts"] in page
 
 
 def test_without_the_script_the_menus_are_forms(browser: Browser, served: Served, machine: Machine) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from farm.db import events, jobs, leases
 from farm.domain.errors import InvalidRequest, JobNotFound, StateConflict
-from farm.domain.job import JobError
+from farm.domain.job import Dependency, JobError
 from farm.domain.states import FINAL, JobState, Order, Outcome
 from farm.domain.worker import Beat
 from tests.db.conftest import LANE, new_job, register, submit_one, video
@@ -162,6 +162,53 @@ def test_filters(db):
     assert found(search="0%") == [kite.id], "a percent sign is no wildcard"
     assert found(search="%") == [kite.id]
     assert jobs.counts(db)[JobState.QUEUED] == 2
+
+
+def test_filters_by_who_and_what_for(db):
+    mine = submit_one(db, "a kite", owner="ann", project="trailer", tags={"shot": "12a", 'odd "key': "猫"})
+    other = submit_one(db, "a boat", owner="bob", project="trailer", tags={"shot": "12", "take": "12a"})
+
+    def found(**kwargs):
+        return [j.id for j in jobs.find(db, order="asc", **kwargs)[0]]
+
+    assert found(owner="ann") == [mine.id]
+    assert found(project="trailer") == [mine.id, other.id]
+    assert found(project="trailer", owner="bob") == [other.id]
+    assert found(tag=("shot", "12a")) == [mine.id]
+    assert found(tag=('odd "key', "猫")) == [mine.id]
+    assert found(tag=("shot", "1")) == []
+    assert jobs.counts(db, owner="ann")[JobState.QUEUED] == 1
+    assert jobs.counts(db, tag=("take", "12a"), search="boat")[JobState.QUEUED] == 1
+    assert jobs.counts(db, tag=("take", "12a"), search="kite")[JobState.QUEUED] == 0
+    told = jobs.labels(db)
+    assert (told.owners, told.projects) == (("ann", "bob"), ("trailer",))
+    assert told.tags == (('odd "key', "猫"), ("shot", "12"), ("shot", "12a"), ("take", "12a"))
+
+
+def test_the_front_is_before_all_that_wait_in_the_lane(db):
+    first, second, third = (submit_one(db, p).id for p in "abc")
+    submit_one(db, "another lane", owner="ann", priority=50)
+    jobs.move_to_front(db, third)
+    assert [jobs.position(db, x) for x in (first, second, third)] == [1, 2, 0]
+    assert jobs.get(db, third).priority == 1
+    jobs.move_to_front(db, third)
+    assert jobs.get(db, third).priority == 1, "it is there already"
+    jobs.set_priority(db, third, 100)
+    jobs.move_to_front(db, second)
+    assert jobs.get(db, second).priority == 100, "there is nothing above"
+    jobs.cancel(db, first)
+    with pytest.raises(StateConflict):
+        jobs.move_to_front(db, first)
+
+
+def test_who_waits_for_a_job_is_known(db):
+    base = submit_one(db, "base")
+    waits = submit_one(db, "waits", depends_on=(Dependency(base.id),))
+    gone = submit_one(db, "gone", depends_on=(Dependency(base.id),))
+    jobs.cancel(db, gone.id)
+    jobs.hide(db, gone.id)
+    assert jobs.dependents(db, base.id) == [(waits.id, JobState.SCHEDULED)]
+    assert jobs.dependents(db, waits.id) == []
 
 
 def test_position_counts_who_goes_first_in_the_same_lane(db):

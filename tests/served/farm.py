@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,14 +75,21 @@ def migrated_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def services(tmp_path: Path, migrated_bytes: bytes) -> Iterator[Services]:
-    path = tmp_path / "farm.db"
+    with services_in(tmp_path, migrated_bytes) as made:
+        yield made
+
+
+@contextmanager
+def services_in(folder: Path, migrated_bytes: bytes) -> Iterator[Services]:
+    """On a fresh database and store in this folder; the demo model is offered."""
+    path = folder / "farm.db"
     path.write_bytes(migrated_bytes)
     db = open_database(f"sqlite:///{path}")
     demo = PRESETS["demo-t2v"]
     models = Models({demo.name: demo}, demo.name, lambda preset: "digest")
     yield Services(
         db=db,
-        store=FolderStore(tmp_path / "store"),
+        store=FolderStore(folder / "store"),
         models_now=lambda: models,
         poke=Pokes(),
         hosts=("127.0.0.1", "localhost", "testserver"),

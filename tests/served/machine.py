@@ -55,11 +55,11 @@ def ball(t: float, size: int = 96, colour: tuple[int, int, int] = (220, 40, 50))
 class Machine:
     """One worker. `take()` claims and starts; then step(), and finish() or another end."""
 
-    def __init__(self, db: Database, store: Store, name: str = "w1", pid: int = 4711) -> None:
+    def __init__(self, db: Database, store: Store, name: str = "w1", pid: int = 4711, node: str = "studio") -> None:
         self.db, self.store, self.name = db, store, name
         self.job: Assignment | None = None
         self.done = 0
-        workers.register(db, NewWorker(name, "studio", f"cpu:studio:{name[-1]}", "2 CPU cores", pid))
+        workers.register(db, NewWorker(name, node, f"cpu:{node}:{name[-1]}", "2 CPU cores", pid))
         self.beat("idle")
 
     def beat(self, state: str, progress: Progress | None = None) -> None:
@@ -76,11 +76,13 @@ class Machine:
         self.beat("busy", Progress(StageName.LOADING, worker=self.name))
         return self.job
 
-    def step(self, k: int, preview: bool = True, n: int = 16) -> None:
+    def step(self, k: int, preview: bool = True, n: int = 16, picture: np.ndarray | None = None) -> None:
+        """`picture`: what the preview is to become, [h, w, 3]."""
         assert self.job is not None
         if preview:
-            noise = np.random.default_rng(k).integers(0, 255, (96, 96, 3), np.uint8)
-            mixed = ball(0.5).astype(float) * k / n + noise * (1 - k / n)
+            whole = ball(0.5) if picture is None else picture
+            noise = np.random.default_rng(k).integers(0, 255, whole.shape, np.uint8)
+            mixed = whole.astype(float) * k / n + noise * (1 - k / n)
             self.store.put_bytes(self.job.preview_key(k), jpeg(mixed.astype(np.uint8)))
         self.beat("busy", Progress(StageName.DENOISE, k, n, k if preview else None, self.name))
 

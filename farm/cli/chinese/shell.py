@@ -111,6 +111,8 @@ PHRASES = {
     "the form cannot be read: {}": "表单读不了：{0}",
     "send it as multipart/form-data or JSON": "请用 multipart/form-data 或 JSON 发送",
     "the form says {} in two ways": "表单里 {0} 说了两遍",
+    "a tag looks like shot=12a, not {}": "标签要写成 shot=12a 这样，不能是 {0}",
+    "give its name and its value": "写出名字和值",
     "say it once": "请只说一遍",
     "the file has {} bytes": "文件有 {0} 字节",
     "ask for a range inside it": "请要里面的一段",

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from farm.db.dialect import postgres, sqlite
-from farm.db.dialect.documents import all_in, has_value
+from farm.db.dialect.documents import all_in, has_pair, has_value
 from farm.db.dialect.types import (
     HALF_EMPTY,
     NEVER_REUSED,
@@ -32,8 +32,8 @@ from farm.domain.errors import FarmError, FolderUnusable
 
 __all__ = [
     "HALF_EMPTY", "NEVER_REUSED", "JobId", "Options", "RowNumber", "UtcTime", "all_in", "begin", "connect",
-    "event_number", "farm_now", "forget_foreign_events", "has_value", "hear_pokes", "lock_schema", "only_where",
-    "passes_pokes", "poke", "settled_events", "translate",
+    "event_number", "farm_now", "forget_foreign_events", "has_pair", "has_value", "hear_pokes", "lock_schema",
+    "only_where", "passes_pokes", "poke", "settled_events", "translate",
 ]  # fmt: skip
 
 _PRODUCTS: dict[str, ModuleType] = {"sqlite": sqlite, "postgresql": postgres, "postgres": postgres}

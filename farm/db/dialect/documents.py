@@ -21,6 +21,26 @@ class all_in(FunctionElement[bool]):
     inherit_cache = True
 
 
+class has_pair(FunctionElement[bool]):
+    """has_pair(document, key, text): the object holds this text under this key."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(has_pair, "sqlite")
+def _has_pair_sqlite(element: has_pair, compiler: Any, **kw: Any) -> str:
+    document, key, text = _arguments(element, compiler, kw)
+    pairs = f"json_each({document}) AS pair"
+    return f"EXISTS (SELECT 1 FROM {pairs} WHERE pair.key = {key} AND pair.value = {text})"
+
+
+@compiles(has_pair, "postgresql")
+def _has_pair_postgres(element: has_pair, compiler: Any, **kw: Any) -> str:
+    document, key, text = _arguments(element, compiler, kw)
+    return f"coalesce(CAST({document} AS jsonb) ->> CAST({key} AS text) = CAST({text} AS text), false)"
+
+
 @compiles(has_value, "sqlite")
 def _has_value_sqlite(element: has_value, compiler: Any, **kw: Any) -> str:
     document, text = _arguments(element, compiler, kw)

@@ -1,6 +1,7 @@
 // Puts a job's fields into the markup that the server drew (or a clone of its template). Nothing else draws.
 
-const words = JSON.parse(document.getElementById("words").textContent);
+import { say, t } from "./words.js";
+
 const RANK = ["running", "leased", "queued", "scheduled", "held", "failed", "cancelled"];
 
 /** `job` is as /api/jobs gives it, or a part of it; `live` is a progress message, `preview` an address. */
@@ -9,8 +10,8 @@ export function fill(element, job) {
   if (job.state) element.dataset.state = job.state;
   const put = (name, value) => set(element, name, value);
   if (job.prompt !== undefined) put("prompt", job.prompt);
-  if (job.seed !== undefined) put("seed", job.seed);
-  if (job.state) put("state", words.states[job.state]);
+  for (const name of ["seed", "model", "owner"]) if (job[name] !== undefined) put(name, job[name]);
+  if (job.state) put("state", t[`state_${job.state}`]);
   if (job.epoch !== undefined) again(element, job.epoch);
   if (job.live) progress(element, job.live, job.live.percent);
   else if (job.progress) progress(element, job.progress, job.percent);
@@ -32,7 +33,7 @@ fill.time = (time) => {
   const at = new Date(time.dateTime);
   const seconds = Math.max((Date.now() - at) / 1000, 0);
   const [unit, length] = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]].find(([, l]) => seconds >= l) ?? ["s", 1];
-  time.textContent = seconds < 10 ? "just now" : `${Math.floor(seconds / length)} ${unit} ago`;
+  time.textContent = seconds < 10 ? t.just_now : say(`ago_${unit}`, { n: Math.floor(seconds / length) });
   time.title = at.toLocaleString();
 };
 
@@ -65,13 +66,13 @@ function again(element, epoch) {
   const slot = element.querySelector('[data-f="again"]');
   if (!slot) return;
   slot.hidden = epoch < 2;
-  slot.textContent = `attempt ${epoch}`;
+  slot.textContent = say("attempt_n", { n: epoch });
 }
 
 function progress(element, at, percent) {
-  const steps = at.n ? ` ${at.k} of ${at.n}` : "";
-  set(element, "where", `${words.stages[at.stage] ?? at.stage}${steps}`);
-  set(element, "eta", at.eta ? `${Math.ceil(at.eta)} s left` : "");
+  const stage = t[`stage_${at.stage}`];
+  set(element, "where", at.n ? say("steps_done", { stage, k: at.k, n: at.n }) : stage);
+  set(element, "eta", at.eta ? say("left", { n: Math.ceil(at.eta) }) : "");
   const bar = element.querySelector('[data-f="percent"]');
   if (bar && percent !== undefined) bar.value = percent;
 }
@@ -104,7 +105,7 @@ function video(element, job) {
   const player = element.querySelector('[data-f="video"]');
   if (!player || player.dataset.src === job.artifact.url) return;
   player.dataset.src = job.artifact.url;
-  player.poster = job.artifact.poster_url;
+  player.poster = job.artifact.thumbnail_url ?? job.artifact.poster_url;
   player.width = job.width;
   player.height = job.height;
   Object.assign(player.closest(".screen").dataset, { w: job.width, h: job.height });

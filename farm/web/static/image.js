@@ -1,6 +1,8 @@
-// The first frame of an image-to-video job: dropped, pasted or picked, uploaded at once, and shown.
+// The first frame of an image-to-video job: given, pasted or picked, uploaded at once, and shown.
 
-const $ = (selector, root = document) => root.querySelector(selector);
+import { $ } from "./dom.js";
+import { send } from "./farm.js";
+import { say, t } from "./words.js";
 
 /** The field in `form`. `complain` shows what is wrong with an image. */
 export function firstFrame(form, complain) {
@@ -20,8 +22,8 @@ export function firstFrame(form, complain) {
   const take = (file) => {
     clear();
     const mine = latest;
-    words.textContent = `sending ${file.name}`;
-    uploading = send(file).then(
+    words.textContent = say("image_sending", { name: file.name });
+    uploading = send("/api/images", file).then(
       (image) => {
         if (mine !== latest) return; // another was chosen meanwhile
         digest.value = image.digest;
@@ -33,22 +35,16 @@ export function firstFrame(form, complain) {
       (error) => {
         if (mine !== latest) return;
         clear();
-        complain(error);
-        return error;
+        const away = error.code === "farm_unreachable";
+        const trouble = away ? { message: t.image_not_sent, next: t.image_not_sent_help } : error;
+        complain(trouble);
+        return trouble;
       },
     );
   };
 
   picker.addEventListener("change", () => picker.files[0] && take(picker.files[0]));
   removeButton.addEventListener("click", () => (clear(), form.dispatchEvent(new Event("input")), picker.focus()));
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    form.addEventListener(kind, (event) => {
-      if (box.hidden || ![...event.dataTransfer.types].includes("Files")) return;
-      event.preventDefault();
-      form.classList.toggle("dropping", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-    });
-  }
   addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
     if (!file || box.hidden) return;
@@ -57,6 +53,15 @@ export function firstFrame(form, complain) {
   });
 
   return {
+    take,
+    /** One that the farm has already, by its digest. */
+    restore(known) {
+      clear();
+      if (!known) return;
+      digest.value = known;
+      preview.src = `/api/images/${known}/thumbnail`;
+      preview.hidden = removeButton.hidden = false;
+    },
     show: (needed) => (box.hidden = !needed),
     /** Once the upload under way has ended; throws what went wrong with it. */
     async ready() {
@@ -65,20 +70,4 @@ export function firstFrame(form, complain) {
       if (error) throw error;
     },
   };
-}
-
-async function send(file) {
-  let answer;
-  try {
-    answer = await fetch("/api/images", {
-      method: "POST",
-      headers: { "Content-Type": "application/octet-stream" },
-      body: file,
-    });
-  } catch {
-    throw { message: "The image could not be sent", next: "choose it again once the farm is back" };
-  }
-  const told = await answer.json();
-  if (!answer.ok) throw told.error;
-  return told;
 }

@@ -1,6 +1,7 @@
 // Moving pictures: small ones are enlarged by whole pixels, and the one under the pointer or focus plays.
 
 const SMALL = 256; // pixels; above this a picture is scaled smoothly
+const FILLS = 0.8; // of the room, or whole pixels would leave too much of it empty
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const touch = matchMedia("(hover: none)");
 
@@ -8,13 +9,17 @@ const touch = matchMedia("(hover: none)");
 export function fit(root) {
   for (const screen of root.querySelectorAll(".screen")) {
     const [w, h] = [Number(screen.dataset.w), Number(screen.dataset.h)];
-    const small = w > 0 && Math.max(w, h) <= SMALL;
-    screen.classList.toggle("small", small);
-    if (!small) continue;
     const dots = devicePixelRatio;
     const tallest = screen.classList.contains("big") ? Math.max(innerHeight - 160, 2 * h) : Infinity;
+    screen.classList.remove("small"); // how much room there is without what follows
     const room = Math.min(screen.clientWidth / w, tallest / h);
-    const times = Math.max(Math.floor(room * dots + 0.01), 1) / dots;
+    const times = Math.floor(room * dots + 0.01) / dots;
+    const small = w > 0 && Math.max(w, h) <= SMALL && times >= FILLS * room;
+    screen.classList.toggle("small", small);
+    if (!small) {
+      for (const picture of screen.querySelectorAll("video, img")) picture.style.width = picture.style.height = "";
+      continue;
+    }
     screen.closest("figure")?.style.setProperty("--picture", `${w * times}px`); // the bar below is as wide
     for (const picture of screen.querySelectorAll("video, img")) {
       picture.style.width = `${w * times}px`;
