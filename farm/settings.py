@@ -100,6 +100,18 @@ class Settings(BaseSettings):
     hidden_kept: float = Field(
         default=604_800.0, ge=0, description="seconds after which the video of a deleted job leaves the store"
     )
+    label_producer: str = Field(
+        default="", max_length=200, description="who answers for the videos, for their AIGC label: a name or code"
+    )
+    expander_command: str = Field(
+        default="", description="turns a prompt on its stdin into a longer one on its stdout, for jobs that ask"
+    )
+    expander_url: str = Field(
+        default="", description="or an endpoint that speaks as OpenAI's does, like http://127.0.0.1:8000/v1"
+    )
+    expander_model: str = Field(default="default", description="the name of the model there")
+    expander_key: str = Field(default="", repr=False, description="the key that it asks for, if any")
+    label_visible: bool = Field(default=False, description='write "AI generated" into a corner of every frame')
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
     # The place to plug in another model implementation: "module:class", shaped as model.pipeline.Pipeline.
     pipeline: str = Field(default="model.pipeline:Pipeline")
@@ -157,6 +169,11 @@ class Settings(BaseSettings):
         if not self.beat_every < self.lease_ttl / 3 or not self.renew_every <= self.lease_ttl / 3:
             raise ValueError("beat_every and renew_every must be at most a third of lease_ttl")
         return self
+
+    @property
+    def expands(self) -> bool:
+        """Whether jobs may ask for a longer prompt."""
+        return bool(self.expander_command or self.expander_url)
 
     @property
     def url(self) -> str:

@@ -28,5 +28,12 @@ class ImageMissing(ModelError):
             super().__init__(f"{model} makes videos from text only", "leave the image out")
 
 
+class NotNumbers(Exception):
+    """The latent or the frames hold NaN or infinity: the device computes wrongly, or the weights do."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} holds values that are not numbers")
+
+
 class RenderCancelled(Exception):
     """The cancel signal was seen between two steps."""

@@ -16,7 +16,8 @@ class RenderSpec:
     """What to render: width, height in pixels; frames 4k + 1; the seed means the same video on every device.
 
     image: the first frame for image-to-video, uint8 [h, w, 3] of any size; `fit` brings it to the video's.
-    negative_prompt: what guidance leads away from; None: the model's own.
+    negative_prompt: what guidance leads away from; None: the model's own. topk: the share of key blocks that
+    sparse attention keeps; None: the preset's. ode: a distilled model draws no fresh noise between its steps.
     """
 
     prompt: str
@@ -29,6 +30,8 @@ class RenderSpec:
     negative_prompt: str | None = None
     image: Image | None = None
     fit: Fit = "crop"
+    topk: float | None = None
+    ode: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from model import loading, sampler
-from model.errors import ImageMissing, RenderCancelled
+from model.errors import ImageMissing, NotNumbers, RenderCancelled
 from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
 from model.library import Library
 from model.loading import Resident
 from model.memory import Plan
 from model.wan.conditioning import fit_image, image_condition
 from model.wan.config import Preset
+from model.wan.transformer import WanTransformer
 
 
 class Pipeline:
@@ -40,7 +41,7 @@ class Pipeline:
         """Render `spec`, yielding events as they happen.
 
         Raises RenderCancelled at the first step or chunk after `cancelled()` turned true, PromptTooLong,
-        ImageMissing.
+        ImageMissing, NotNumbers.
         """
         if (spec.image is None) == (self.preset.task == "i2v"):
             raise ImageMissing(self.preset.name, spec.image is None)
@@ -57,6 +58,8 @@ class Pipeline:
         for sample in self.denoise(latent, text, spec, condition):
             check(cancelled)
             latent = sample.latent
+            # A step later nothing tells any more where it began; uint8 frames have no NaN to find.
+            refuse_not_numbers(latent, f"the latent of step {sample.k}")
             yield Step(sample.k, sample.n)
             yield Preview(sample.k, self.preview_image(sample.denoised))
         yield Stage("decode")
@@ -64,6 +67,7 @@ class Pipeline:
         with torch.inference_mode():
             chunks = self.parts.vae.stream(latent.to(self.dtype))
             while (chunk := next(chunks, None)) is not None:
+                refuse_not_numbers(chunk, f"the picture from frame {first} on")
                 frames = to_uint8(chunk)
                 yield Frames(first, frames)
                 first += len(frames)
@@ -109,6 +113,8 @@ class Pipeline:
             if condition is not None:
                 x = torch.cat([x, condition.to(x).expand(len(x), -1, -1, -1, -1)], dim=1)
             expert = self.expert(t)
+            if self.preset.topk is not None:
+                expert.topk = spec.topk or self.preset.topk
             timestep = torch.full((len(x),), 1000 * t, device=x.device)
             if self.preset.distilled:
                 timestep = timestep.to(self.dtype)  # as in training
@@ -124,9 +130,9 @@ class Pipeline:
         def fresh() -> Tensor:
             return torch.randn(noise.shape, generator=generator).to(noise.device)
 
-        return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, fresh)
+        return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, None if spec.ode else fresh)
 
-    def expert(self, t: float) -> torch.nn.Module:
+    def expert(self, t: float) -> WanTransformer:
         """The transformer for time t in [0, 1]: with two, the high-noise one from the boundary up (Wan2.2)."""
         low = self.parts.low
         return self.parts.transformer if low is None or t >= (self.preset.boundary or 0.0) else low
@@ -141,6 +147,11 @@ class Pipeline:
 def to_uint8(video: Tensor) -> Image:
     """[1, 3, t, h, w] in [-1, 1] -> uint8 [t, h, w, 3] on the host."""
     return ((video[0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
+
+
+def refuse_not_numbers(values: Tensor, where: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise NotNumbers(where)
 
 
 def check(cancelled: Callable[[], bool]) -> None:

@@ -34,6 +34,7 @@ _HERE = {
         "POST /v1/videos", "GET /v1/videos", "GET /v1/videos/{video_id}", "GET /v1/videos/{video_id}/content",
         "POST /api/jobs", "GET /api/jobs", "GET /api/jobs/{job_id}", "POST /api/jobs/{job_id}/rerun",
         "GET /api/jobs/{job_id}/content", "GET /api/jobs/{job_id}/thumbnail", "GET /api/jobs/{job_id}/preview",
+        "GET /api/jobs/{job_id}/strip", "POST /api/inspect",
         "GET /api/jobs/{job_id}/logs",
         "POST /api/batches", "GET /api/batches/{name}",
         "POST /api/images", "GET /api/images/{digest}", "GET /api/images/{digest}/thumbnail",

@@ -6,7 +6,21 @@ from collections.abc import AsyncGenerator
 
 from fastapi import Depends, FastAPI
 
-from farm.api import batches, document, errors, events, health, images, jobs, lanes, models, people, videos, workers
+from farm.api import (
+    batches,
+    document,
+    errors,
+    events,
+    health,
+    images,
+    inspect,
+    jobs,
+    lanes,
+    models,
+    people,
+    videos,
+    workers,
+)
 from farm.api.access import gate, own_page_only
 from farm.api.accounts import Accounts
 from farm.api.guard import Guard, Head
@@ -41,6 +55,7 @@ def create_app(services: Services) -> FastAPI:
         jobs,
         batches,
         images,
+        inspect,
         workers,
         lanes,
         models,

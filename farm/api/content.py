@@ -48,7 +48,7 @@ def stored(
         "Accept-Ranges": "bytes",
         # A video's key never changes its bytes; its job may be hidden, so caches ask again.
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": _disposition(name, download),
+        "Content-Disposition": disposition(name, download),
         "X-Content-Type-Options": "nosniff",
     }
     if matches(request.headers.get("if-none-match"), tag):
@@ -103,7 +103,7 @@ def matches(header: str | None, tag: str) -> bool:
     return "*" in tags or tag in tags
 
 
-def _disposition(name: str, download: bool) -> str:
+def disposition(name: str, download: bool) -> str:
     kind = "attachment" if download else "inline"
     plain = name.encode("ascii", "replace").decode().replace("?", "_").replace('"', "_")
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"

@@ -59,7 +59,8 @@ class Op:
 _SUBMIT = (400, 404, 409, 413, 422, 507)
 _CHANGE = (404, 409)
 _FILE = (404, 409, 410)
-_MP4, _JPEG, _PNG = ("video/mp4",), ("image/jpeg",), ("image/png",)
+_JPEG, _PNG = ("image/jpeg",), ("image/png",)
+_FORMS = ("video/mp4", "video/quicktime", "application/zip")
 _ANY_FILE = ("video/mp4", "image/jpeg", "image/png")
 _WISH = (400, 404, 409, 413, 422)
 
@@ -72,7 +73,7 @@ OPERATIONS: dict[str, Op] = {
         "The MP4, its poster, or all its frames.", _ANY_FILE, errors=(*_FILE, 422)
     ),
     "POST /api/jobs": Op(
-        "Submit a job; durable once this answers.", "SubmittedJob", "Wish", 201, _SUBMIT, also=200
+        "Submit a job; durable once this answers.", "SubmittedOrPlan", "Wish", 201, _SUBMIT, also=200
     ),
     "GET /api/jobs": Op("A page of jobs, filtered.", "JobPage", errors=(422,)),
     "GET /api/jobs/{job_id}": Op("One job, its attempts, and why it is where it is.", "JobDetail", errors=(404,)),
@@ -83,8 +84,12 @@ OPERATIONS: dict[str, Op] = {
     "POST /api/jobs/{job_id}/front": Op("Let it go before its owner's other jobs.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/retry": Op("The same job once more.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/rerun": Op("A new job like it.", "SubmittedJob", "Changes", 201, _SUBMIT, also=200),
-    "GET /api/jobs/{job_id}/content": Op("The MP4.", _MP4, errors=(*_FILE, 422)),
-    "GET /api/jobs/{job_id}/thumbnail": Op("Its poster.", _JPEG, errors=_FILE),
+    "GET /api/jobs/{job_id}/content": Op(
+        "The MP4; or for other players, as ProRes, as PNGs, at another rate.", _FORMS, errors=(*_FILE, 422)
+    ),
+    "GET /api/jobs/{job_id}/thumbnail": Op("Its poster.", _JPEG, errors=(*_FILE, 422)),
+    "GET /api/jobs/{job_id}/strip": Op("Eight of its frames side by side.", _JPEG, errors=_FILE),
+    "POST /api/inspect": Op("How a video was made.", "Inspection", "file", errors=(400, 413, 422)),
     "GET /api/jobs/{job_id}/preview": Op("The latent after a denoise step.", _JPEG, errors=(*_FILE, 422)),
     "GET /api/jobs/{job_id}/logs": Op("What was logged about it.", "LogLines", errors=(404, 422)),
     "POST /api/batches": Op("Submit many jobs, all or none.", "Batch", "BatchWish", 201, _SUBMIT, also=200),

@@ -12,7 +12,7 @@ from farm.api.content import stored
 from farm.api.present import Json, image_url
 from farm.api.services import Farm, Services
 from farm.domain.errors import ObjectNotFound
-from farm.domain.request import Images
+from farm.domain.shape import Images
 from farm.media import image as images
 from farm.storage.images import head, image_key, keep, reserve, thumbnail_key
 

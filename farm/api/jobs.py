@@ -10,21 +10,26 @@ from fastapi.responses import Response
 
 from farm.api.body import Body, IdempotencyKey
 from farm.api.content import file_name, matches, stored
+from farm.api.continuing import continued
 from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
-from farm.api.present import Json, attempt_json, dependency_json, job_json
+from farm.api.present import Json, attempt_json, dependency_json, job_json, wish_json
 from farm.api.services import Farm, Services
+from farm.api.variants import made_into
 from farm.db import jobs, lanes, leases, quarantines, workers
 from farm.db.engine import Database
 from farm.db.leases import Stalled
 from farm.domain.errors import InvalidRequest, NotReady
 from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
-from farm.domain.request import check_priority, hint, new_job
+from farm.domain.prompt import hint
+from farm.domain.request import check_priority, new_job
 from farm.domain.states import JobState
+from farm.media.transcode import Variant
 from farm.ops.job_log import lines_of
 from farm.scheduling.lanes import Reason
 from farm.scheduling.surroundings import Surroundings
 from farm.scheduling.why import why
+from farm.storage.keys import beside
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
@@ -32,8 +37,21 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 
 
 @router.post("", status_code=201)
-def create(farm: Farm, body: Body, response: Response, idempotency_key: IdempotencyKey = None) -> Json:
-    """201 for a new job, 200 for the one that this Idempotency-Key made before."""
+def create(
+    farm: Farm,
+    body: Body,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    dry_run: bool = False,
+) -> Json:
+    """201 for a new job, 200 for the one that this Idempotency-Key made before.
+
+    `dry_run`: 200 and what would be rendered; nothing is submitted.
+    """
+    if dry_run:
+        response.status_code = 200
+        wish = accept(farm, body, idempotency_key)
+        return {**wish_json(wish), "hint": hint(wish.spec) or wish.note}
     return submit_one(farm, accept(farm, body, idempotency_key), response)
 
 
@@ -51,7 +69,7 @@ def index(
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Json:
-    """A page of jobs, by age; `next` is the cursor of the page after it, null on the last. `tag` is like shot=12a."""
+    """A page of jobs, by age; `next` is the cursor of the next page, null on the last. `tag` is like shot=12a."""
     found, cursor = jobs.find(
         farm.db, states=parse_states(state), model=model, owner=owner, project=project, tag=parse_tag(tag),
         batch=batch, search=search, limit=limit, after=after, order=order,
@@ -116,8 +134,19 @@ def rerun(farm: Farm, job_id: str, body: Body, response: Response, idempotency_k
 
 
 @router.get("/{job_id}/content")
-def content(farm: Farm, request: Request, job_id: str, download: bool = False) -> Response:
+def content(
+    farm: Farm,
+    request: Request,
+    job_id: str,
+    download: bool = False,
+    variant: Literal["video", "players", "prores", "png"] = "video",
+    fps: int | None = None,
+    conform: bool = False,
+) -> Response:
+    """The video; or made into another form: for any player, ProRes, a ZIP of PNGs, at another frame rate."""
     job, artifact = finished(farm, job_id)
+    if variant != Variant.VIDEO or fps not in {None, job.spec.fps}:
+        return made_into(farm, job, artifact, Variant(variant), fps, conform)
     return stored(
         request, farm.store, artifact.key, media_type="video/mp4", etag=artifact.sha256,
         name=file_name(job, "mp4"), download=download, redirect=farm.store_redirect,
@@ -125,11 +154,26 @@ def content(farm: Farm, request: Request, job_id: str, download: bool = False) -
 
 
 @router.get("/{job_id}/thumbnail")
-def thumbnail(farm: Farm, request: Request, job_id: str) -> Response:
+def thumbnail(farm: Farm, request: Request, job_id: str, small: bool = False) -> Response:
+    """The middle frame; `small`: at most 320 pixels wide."""
     job, artifact = finished(farm, job_id)
+    key = beside(artifact.key, "thumbnail") if small else artifact.poster_key
+    if small and farm.store.size(key) is None:  # of a video older than thumbnails
+        key, small = artifact.poster_key, False
     return stored(
-        request, farm.store, artifact.poster_key, media_type="image/jpeg",
-        etag=f"{artifact.sha256}-poster", name=file_name(job, "jpg"),
+        request, farm.store, key, media_type="image/jpeg",
+        etag=f"{artifact.sha256}-{'small' if small else 'poster'}", name=file_name(job, "jpg"),
+    )  # fmt: skip
+
+
+@router.get("/{job_id}/strip")
+def strip(farm: Farm, request: Request, job_id: str) -> Response:
+    """Eight frames side by side, left to right in time."""
+    job, artifact = finished(farm, job_id)
+    key = beside(artifact.key, "strip")
+    return stored(
+        request, farm.store, key, media_type="image/jpeg", etag=f"{artifact.sha256}-strip",
+        name=file_name(job, "jpg"),
     )  # fmt: skip
 
 
@@ -166,7 +210,10 @@ def logs(farm: Farm, job_id: str, limit: Annotated[int, Query(ge=1, le=5000)] = 
 def accept(farm: Services, body: Json, idempotency_key: str | None = None) -> NewJob:
     """The wish of a request, its uploaded image kept. Raises FarmError naming the field that is wrong."""
     wish = new_job(
-        with_images_kept(farm, body), farm.models, idempotency_key=idempotency_key, images=image_sizes(farm)
+        with_images_kept(farm, continued(farm, body, finished)),
+        farm.models,
+        idempotency_key=idempotency_key,
+        images=image_sizes(farm),
     )
     return replace(wish, owner=farm.person.name)
 
@@ -221,7 +268,7 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
     """The wish that would make this job again. A `seed` of None in `changes` draws a new one."""
     job = jobs.get(farm.db, job_id)
     wish: dict[str, Any] = {
-        "prompt": job.spec.prompt,
+        "prompt": job.expanded_prompt or job.spec.prompt,  # an expander need not say the same again
         "model": job.spec.model,
         "size": f"{job.spec.width}x{job.spec.height}",
         "frames": job.spec.frames,
@@ -232,15 +279,19 @@ def again(farm: Services, job_id: str, changes: Json, idempotency_key: str | Non
         "priority": job.priority,
         "tags": dict(job.tags),
     }
+    if job.spec.quality is not None:
+        wish["quality"] = job.spec.quality
+    if job.spec.ode:
+        wish["ode"] = True
     if job.spec.negative_prompt is not None:
         wish["negative_prompt"] = job.spec.negative_prompt
     if job.requires is not None:
         wish["requires"] = {**asdict(job.requires), "tags": list(job.requires.tags)}
     if "seconds" in changes:
         del wish["frames"]
-    if any(name in changes for name in IMAGE_FIELDS):
+    if any(name in changes for name in (*IMAGE_FIELDS, "continue", "aspect")):
         del wish["size"]  # follows the new image, unless the changes fix it
-    elif job.spec.image is not None:
+    if job.spec.image is not None and not any(name in changes for name in (*IMAGE_FIELDS, "continue")):
         wish |= {"image": job.spec.image, "fit": job.spec.fit}
     return accept(farm, {**wish, **changes}, idempotency_key)
 

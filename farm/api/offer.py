@@ -22,10 +22,11 @@ FRESH = 2.0  # seconds for which an answer is good: every submission asks
 class Offer:
     """`now()` may be asked by many threads at once."""
 
-    def __init__(self, db: Database, library: Library, default: str) -> None:
+    def __init__(self, db: Database, library: Library, default: str, expands: bool = False) -> None:
         self._db = db
         self._library = library
         self._default = default
+        self._expands = expands
         self._lock = threading.Lock()
         self._known: Models | None = None
         self._read_at = 0.0
@@ -48,7 +49,11 @@ class Offer:
         for name, preset, digest in held_by_workers(known):
             presets.setdefault(name, preset)
             pinned[name] = digest
-        return Models(presets, self._default, lambda preset: pinned.get(preset.name) or self._own(preset))
+
+        def digest_of(preset: Preset) -> str:
+            return pinned.get(preset.name) or self._own(preset)
+
+        return Models(presets, self._default, digest_of, self._expands)
 
     def _own(self, preset: Preset) -> str:
         return self._library.digest(preset)  # notices files that were replaced

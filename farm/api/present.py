@@ -5,9 +5,9 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from farm.domain.job import Attempt, Dependency, Job, JobSpec, Progress
+from farm.domain.job import Attempt, Dependency, Job, JobSpec, NewJob, Progress
 from farm.domain.person import Token
-from farm.domain.request import seconds_of
+from farm.domain.shape import seconds_of
 from farm.domain.states import JobState, StageName
 from farm.domain.usage import Usage
 from farm.domain.worker import Node, Quarantine, Worker
@@ -54,6 +54,9 @@ def job_json(job: Job) -> Json:
         "steps": spec.steps,
         "seed": spec.seed,
         "guidance": spec.guidance,
+        "quality": spec.quality,
+        "ode": spec.ode,
+        "expand": spec.expand,
         "negative_prompt": spec.negative_prompt,
         "image": image_json(spec),
         "owner": job.owner,
@@ -80,6 +83,35 @@ def job_json(job: Job) -> Json:
         "percent": percent(job),
         "artifact": artifact_json(job),
         "error": error_json(job),
+    }
+
+
+def wish_json(wish: NewJob) -> Json:
+    """What would be rendered, of a job that is not submitted."""
+    spec = wish.spec
+    return {
+        "object": "dry_run",
+        "prompt": spec.prompt,
+        "kind": spec.kind,
+        "model": spec.model,
+        "model_digest": spec.model_digest,
+        "size": f"{spec.width}x{spec.height}",
+        "frames": spec.frames,
+        "fps": spec.fps,
+        "seconds": round(spec.frames / spec.fps, 3),
+        "steps": spec.steps,
+        "seed": spec.seed,
+        "guidance": spec.guidance,
+        "quality": spec.quality,
+        "ode": spec.ode,
+        "expand": spec.expand,
+        "negative_prompt": spec.negative_prompt,
+        "image": image_json(spec),
+        "project": wish.project,
+        "priority": wish.priority,
+        "hold": wish.hold,
+        "tags": dict(wish.tags),
+        "not_before": when(wish.not_before),
     }
 
 
@@ -119,6 +151,8 @@ def artifact_json(job: Job) -> Json | None:
     return {
         "url": f"/api/jobs/{job.id}/content",
         "poster_url": f"/api/jobs/{job.id}/thumbnail",
+        "thumbnail_url": f"/api/jobs/{job.id}/thumbnail?small=true",
+        "strip_url": f"/api/jobs/{job.id}/strip",
         "sha256": job.artifact.sha256,
         "bytes": job.artifact.bytes,
         "frames": job.artifact.frames,

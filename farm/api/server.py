@@ -46,7 +46,7 @@ def build_services(settings: Settings) -> Services:
     """Opens the database and the store of these settings. Raises FarmError."""
     db = open_database(settings.database_url, impatient=True)
     check_schema(db)
-    offer = Offer(db, Library(settings.models), settings.model)
+    offer = Offer(db, Library(settings.models), settings.model, settings.expands)
     return Services(
         db=db,
         store=open_store(settings.store),

@@ -117,19 +117,38 @@ class Client:
             if after is None:
                 return
 
-    def save(self, path: str, file: BinaryIO) -> int:
-        """Writes a file of the farm into `file`; says how many bytes. A cut connection is an error."""
-        response = self._send("GET", path, None, None, None)
-        size = 0
+    def save(
+        self, path: str, file: BinaryIO, *, etag: str | None = None, first: int | None = None, **query: Any
+    ) -> None:
+        """Appends a file of the farm to what `file` has of it. Raises FarmUnreachable where it is cut off.
+
+        etag: of the version that `file` has a part of; of another one nothing is kept. first: only so many bytes.
+        """
+        begin = file.seek(0, 2)
+        headers: dict[str, str] = {}
+        if first is not None:
+            headers["Range"] = f"bytes=0-{first - 1}"
+        elif begin:
+            headers = {"Range": f"bytes={begin}-", "If-Range": f'"{etag}"'}
+        response = self._send("GET", path, None, query, headers)
+        if begin and response.status != 206:
+            file.truncate(0)
+            file.seek(0)
+        left = response.length
         try:
-            while chunk := response.read(1 << 20):
-                size += len(chunk)
+            while chunk := self._part(response):
+                left = None if left is None else left - len(chunk)
                 file.write(chunk)
-        except http.client.HTTPException as error:
-            raise self._unreachable(error) from error
         finally:
             response.close()
-        return size
+        if left:  # http.client calls a connection that was cut an end
+            raise self._unreachable(f"the connection ended {left} bytes too early")
+
+    def _part(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read(1 << 20)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
 
     def events(self, after: str | None = None) -> Iterator[StreamEvent | None]:
         """The farm's event stream, for ever; None for a sign of life. Reconnects by itself.

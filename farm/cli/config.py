@@ -111,8 +111,20 @@ def colour(stream: object) -> bool:
 
 
 def speak_utf8() -> None:
-    """Prompts are UTF-8 on every system, also on consoles and pipes that say otherwise."""
+    """Prompts are UTF-8 on every system, also on consoles and pipes that say otherwise.
+
+    Unless PYTHONIOENCODING asks for another, as on a console that is set to code page 936.
+    """
+    asked = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(encoding="utf-8", errors="replace")
+            reconfigure(errors="replace") if asked else reconfigure(encoding="utf-8", errors="replace")
+    # Where the locale knows only ASCII, Python keeps an argument's other bytes as halves of characters.
+    sys.argv[1:] = [
+        os.fsencode(word).decode("utf-8", "replace") if _halved(word) else word for word in sys.argv[1:]
+    ]
+
+
+def _halved(word: str) -> bool:
+    return any("\udc80" <= c <= "\udcff" for c in word)

@@ -41,15 +41,16 @@ def doctor(home: Path | None, as_json: bool) -> None:
         output.record({"ok": not wrong, "checks": fields})
     else:
         warnings = sum(finding.verdict == "warning" for finding in found)
-        output.data(f"\n{len(found)} looked at: {len(wrong)} failed, {warnings} to be warned of")
+        total = f"{len(found)} looked at: {len(wrong)} failed, {warnings} to be warned of"
+        output.data(f"\n{output.said(total)}")
     if wrong:
         sys.exit(Exit.FAILED)
 
 
 def _tell(finding: "Finding") -> None:
-    verdict = f"{finding.verdict:8}"
+    verdict = output.padded(output.said(finding.verdict), 8)
     if colour(sys.stdout):
         verdict = f"\x1b[{_COLOUR[finding.verdict]}m{verdict}\x1b[0m"
-    output.data(f"{verdict} {finding.check:11} {finding.sentence}")
+    output.data(f"{verdict} {finding.check:11} {output.said(finding.sentence)}")
     if finding.next:
-        output.data(f"{'':20} -> {finding.next}")
+        output.data(f"{'':20} -> {output.said(finding.next)}")

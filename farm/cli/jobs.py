@@ -1,7 +1,9 @@
-"""Commands about jobs that exist: list, show, why, cancel, hold, release, retry, rerun."""
+"""Commands about jobs that exist: list, show, why, open, cancel, hold, release, priority, retry, rerun."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -122,14 +124,7 @@ def _verb(name: str, text: str, said: str) -> click.Command:
     @JSON
     def command(job_ids: tuple[str, ...], as_json: bool) -> None:
         client = Client()
-        worst = Exit.OK
-        for job_id in job_ids:
-            try:
-                _report(client.act(job_id, name), said, as_json)
-            except Refused as error:  # the others are still changed
-                output.fault(error)
-                worst = max(worst, error.exit)
-        sys.exit(worst)
+        sys.exit(_each(job_ids, lambda job_id: client.act(job_id, name), said, as_json))
 
     return command
 
@@ -138,6 +133,35 @@ cancel = _verb("cancel", "Stop jobs, or take them out of the queue.", "cancelled
 hold = _verb("hold", "Keep queued jobs from starting.", "held")
 release = _verb("release", "Let held jobs go.", "released")
 retry = _verb("retry", "Run failed or cancelled jobs once more: same job, same seed.", "queued again")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # -5 is no option
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.argument("priority", metavar="PRIORITY")
+@JSON
+def priority(job_ids: tuple[str, ...], priority: str, as_json: bool) -> None:
+    """Let JOBs go by PRIORITY, from -100 to 100: 0 is normal, higher goes first."""
+    client = Client()
+
+    def change(job_id: str) -> Json:
+        return client.request("PATCH", f"/api/jobs/{quote(job_id, safe='')}", body={"priority": priority})
+
+    sys.exit(_each(job_ids, change, f"priority {priority}", as_json))
+
+
+@click.command("open")
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option("--print", "only_print", is_flag=True, help="The address alone; open nothing.")
+def open_page(job_id: str | None, only_print: bool) -> None:
+    """Show JOB, or the farm's page, in the browser; prints the address."""
+    client = Client()
+    url = f"{client.url}/" if job_id is None else f"{client.url}/jobs/{quote(client.job(job_id)['id'])}"
+    output.data(url)
+    if not only_print:
+        import webbrowser
+
+        if not webbrowser.open(url):
+            output.note("no browser is to be found here: open the address yourself")
 
 
 @click.command()
@@ -166,6 +190,17 @@ def _required(requires: Json) -> str:
     return ", ".join(parts)
 
 
+def _each(job_ids: tuple[str, ...], change: Callable[[str], Json], said: str, as_json: bool) -> Exit:
+    worst = Exit.OK
+    for job_id in job_ids:
+        try:
+            _report(change(job_id), said, as_json)
+        except Refused as error:  # the others are still changed
+            output.fault(error)
+            worst = max(worst, error.exit)
+    return worst
+
+
 def _report(job: Json, said: str, as_json: bool) -> None:
     if as_json:
         output.record(job)
@@ -176,4 +211,4 @@ def _report(job: Json, said: str, as_json: bool) -> None:
 
 def _why(job: Json) -> str:
     because = job["waiting_because"]
-    return f"{because['sentence']} {because['help']}".strip()
+    return f"{output.said(because['sentence'])} {output.said(because['help'])}".strip()

@@ -1,6 +1,7 @@
 """How the client speaks: data on stdout, everything else on stderr, errors as code + message + next step."""
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -20,8 +21,13 @@ def data(line: str = "") -> None:
 
 
 def record(value: Any) -> None:
-    """One JSON value on one line."""
-    data(json.dumps(value, ensure_ascii=False))
+    """One JSON value on one line, as it is read back: what the stream cannot spell is escaped."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(value)
+    data(line)
 
 
 def records(values: Iterable[Any]) -> None:
@@ -34,17 +40,28 @@ def records(values: Iterable[Any]) -> None:
         data("[]")
 
 
+def said(sentence: str) -> str:
+    """In the language of FARM_LANG."""
+    if not os.environ.get("FARM_LANG", "").lower().startswith("zh"):
+        return sentence
+    from farm.cli.chinese import translate
+
+    return translate(sentence)
+
+
 def note(line: str = "") -> None:
+    line = "\n".join(map(said, line.split("\n")))
     print(line, file=sys.stderr, flush=True)
 
 
 def fault(error: FarmError) -> None:
     red, dim, plain = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour(sys.stderr) else ("", "", "")
-    note(f"{red}error{plain} {error.code}: {error.message}")
+    note(f"{red}{said('error')}{plain} {error.code}: {said(error.message)}")
     for row in getattr(error, "rows", []):
-        note(f"  line {row.get('line', row.get('row'))}: {row.get('message')}; {row.get('next')}")
+        where = said(f"line {row.get('line', row.get('row'))}")
+        note(f"  {where}: {said(str(row.get('message')))}; {said(str(row.get('next')))}")
     if error.next:
-        note(f"{dim}{error.next}{plain}")
+        note(f"{dim}{said(error.next)}{plain}")
 
 
 def state(name: str) -> str:
@@ -73,6 +90,12 @@ def width(text: str) -> int:
         else:
             columns += 2 if unicodedata.east_asian_width(c) in "WF" else 1
     return columns
+
+
+def padded(text: str, columns: int) -> str:
+    """`text` on exactly so many columns."""
+    text = cut(text, columns)
+    return text + " " * (columns - width(text))
 
 
 def cut(text: str, columns: int) -> str:

@@ -10,7 +10,7 @@ from farm.domain.job import JobError
 from farm.domain.states import Outcome
 from farm.media.image import ImageRefused
 from farm.storage.images import ImageMissing
-from model.errors import CorruptWeights, ModelError, RenderCancelled
+from model.errors import CorruptWeights, ModelError, NotNumbers, RenderCancelled
 
 AWAY = (StorageUnavailable, DatabaseUnavailable, DiskFull, FolderUnusable)
 # What CUDA, its libraries and the driver say when it is the device, or the process's hold on it, that broke.
@@ -65,6 +65,8 @@ def classify(claim: Claim, error: Exception) -> Fault:
         return Fault(Outcome.OUT_OF_MEMORY, JobError("out_of_memory", device.first_line(error)))
     if isinstance(error, BrokenVideo):  # cut short, black, or noise: so it looks when a card computes wrongly
         return Fault(Outcome.DEVICE_FAULT, JobError(error.code, said), suspect=True)
+    if isinstance(error, NotNumbers):
+        return Fault(Outcome.DEVICE_FAULT, JobError("not_numbers", said), suspect=True)
     if _OF_THE_DEVICE.search(str(error)):
         return Fault(Outcome.DEVICE_FAULT, JobError("device_fault", said), suspect=True)
     # Nobody foresaw it. The job may be to blame, the card is not: two such jobs must not close a good one.

@@ -15,7 +15,7 @@ from farm.settings import Settings, load_settings
 FARM_WIDE = (
     "model", "pipeline", "lease_ttl", "renew_every", "beat_every", "crash_cap", "worker_recycle_after",
     "worker_memory_drift", "stall_times", "stall_floor", "stall_loading", "stall_unknown",
-    "quarantine_after", "quarantine_seconds",
+    "quarantine_after", "quarantine_seconds", "label_producer", "label_visible",
 )  # fmt: skip
 
 

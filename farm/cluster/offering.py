@@ -15,6 +15,7 @@ from farm.domain.job import Artifact
 from farm.domain.states import Outcome, StageName
 from farm.media.encoder import EncodedVideo
 from farm.ops.logging import Log
+from farm.storage.keys import beside
 from farm.storage.store import Store
 
 _FIRST_RETRY, _SLOWEST_RETRY = 0.5, 15.0
@@ -23,17 +24,23 @@ _REFUSED = 600.0
 _ORDERS = frozenset({Outcome.CANCELLED, Outcome.DRAIN, Outcome.LOST})
 
 
-def upload(claim: Claim, store: Store, encoded: EncodedVideo, poster: bytes, log: Log) -> Artifact:
-    """Below this claim's own prefix, where no other claim ever writes. Raises Stopped, StorageRefused."""
+def upload(claim: Claim, store: Store, encoded: EncodedVideo, stills: Mapping[str, bytes], log: Log) -> Artifact:
+    """Below this claim's own prefix, where no other claim ever writes. stills: JPEGs, the poster among them.
+
+    Raises Stopped, StorageRefused.
+    """
     assignment = claim.assignment
+    key = f"{assignment.prefix}/video.mp4"
     artifact = Artifact(
-        key=f"{assignment.prefix}/video.mp4", sha256=encoded.sha256, bytes=encoded.bytes,
-        frames=encoded.frames, seconds=encoded.seconds, poster_key=f"{assignment.prefix}/poster.jpg",
+        key=key, sha256=encoded.sha256, bytes=encoded.bytes,
+        frames=encoded.frames, seconds=encoded.seconds, poster_key=beside(key, "poster"),
     )  # fmt: skip
 
     def act() -> None:
         store.put(artifact.key, encoded.path, encoded.sha256)
-        store.put_bytes(artifact.poster_key, poster)
+        store.put_bytes(f"{artifact.key}.sha256", f"{encoded.sha256}  video.mp4\n".encode())
+        for name, jpeg in stills.items():
+            store.put_bytes(beside(artifact.key, name), jpeg)
 
     patiently(claim, act, log)
     return artifact

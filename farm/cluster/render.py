@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from farm.cluster import device, offering
+from farm.cluster import device, expander, offering
 from farm.cluster.beating import renew_lease
 from farm.cluster.card import Card
 from farm.cluster.claim import Claim
@@ -20,13 +20,14 @@ from farm.cluster.stages import StageClock
 from farm.db import leases
 from farm.db.engine import Database
 from farm.domain.errors import BrokenVideo
-from farm.domain.job import Assignment
+from farm.domain.provenance import tags_of
 from farm.domain.states import Outcome, StageName
 from farm.domain.worker import Beat
-from farm.media.check import check_video
+from farm.media.check import check_tags, check_video
 from farm.media.encoder import EncodedVideo, Encoder
 from farm.media.image import pixels
-from farm.media.stills import poster
+from farm.media.label import VisibleLabel
+from farm.media.stills import Strip, poster, thumbnail
 from farm.ops.logging import Log
 from farm.settings import Settings
 from farm.storage.images import fetch
@@ -51,7 +52,7 @@ class Result:
 @dataclass(frozen=True)
 class _Video:
     encoded: EncodedVideo
-    poster: bytes
+    stills: Mapping[str, bytes]
 
 
 class Renderer:
@@ -128,17 +129,40 @@ class Renderer:
         image = None if spec.image is None else pixels(fetch(self._store, spec.image))
         pipeline = self._resident.pipeline(spec.model, spec.model_digest, claim.assignment.memory_plan)
         _raise_if_stopped(claim)
+        expanded = self._expanded(claim, clock, log) if spec.expand else None
+        wanted = self._resident.spec(spec, image, expanded)
         encoder = Encoder(path, size=(spec.width, spec.height), fps=spec.fps)
         try:
             with Previews(self._store, claim, log) as previews:
-                middle = self._frames(claim, clock, pipeline, self._resident.spec(spec, image), encoder, previews)
+                stills = self._frames(claim, clock, pipeline, wanted, encoder, previews)
             clock.enter(StageName.ENCODE)
-            encoded = encoder.close(_metadata(claim.assignment))
+            tags = tags_of(claim.assignment.job, spec, expanded, self._settings.label_producer)
+            encoded = encoder.close(tags)
             check_video(encoded.path, frames=spec.frames, size=(spec.width, spec.height))
-            return _Video(encoded, poster(middle))
+            check_tags(encoded.path, tags)
+            return _Video(encoded, stills)
         except BaseException:
             encoder.abandon()
             raise
+
+    def _expanded(self, claim: Claim, clock: StageClock, log: Log) -> str | None:
+        """The prompt as it is rendered: written down before that. None: as it was typed."""
+        assignment = claim.assignment
+        if assignment.expanded_prompt is not None:  # by an earlier attempt
+            return assignment.expanded_prompt
+        clock.enter(StageName.TEXT)
+        try:
+            text = expander.expand(self._settings, assignment.spec, self._resident.preset(assignment.spec.model))
+        except expander.ExpanderFailed as error:
+            log.warning("prompt_not_expanded", error=error.message, todo=error.next)
+            return None
+        kept: list[bool] = []
+        offering.patiently(
+            claim, lambda: kept.append(leases.expand(self._db, assignment.job, assignment.epoch, text)), log
+        )
+        if not kept[-1]:
+            raise Stopped(Outcome.LOST)
+        return text
 
     def _frames(
         self,
@@ -148,9 +172,11 @@ class Renderer:
         wanted: RenderSpec,
         encoder: Encoder,
         previews: Previews,
-    ) -> Picture:
-        """Feeds the encoder; the middle frame [1,h,w,3] comes back."""
+    ) -> Mapping[str, bytes]:
+        """Feeds the encoder; poster, thumbnail and strip come back."""
         spec = claim.assignment.spec
+        label = VisibleLabel(spec.width, spec.height) if self._settings.label_visible else None
+        strip = Strip(spec.frames)
         middle: Picture | None = None
         for event in pipeline.render(wanted, lambda: claim.must_stop() is not None):
             match event:
@@ -163,19 +189,21 @@ class Renderer:
                     previews.offer(step, image)
                 case Frames(first, frames):
                     with clock.aside(StageName.ENCODE):
+                        frames = frames if label is None else label.draw(frames)
                         encoder.write(frames)
+                        strip.add(first, frames)
                     at = spec.frames // 2 - first
                     if 0 <= at < len(frames):
                         middle = frames[at : at + 1].copy()
             _raise_if_stopped(claim)
         if middle is None:
             raise BrokenVideo("the model gave no frames")
-        return middle
+        return {"poster": poster(middle), "thumbnail": thumbnail(middle[0]), "strip": strip.jpeg()}
 
     def _publish(self, claim: Claim, clock: StageClock, video: _Video, log: Log) -> Result:
         """A finished file is offered even past the fence."""
         clock.enter(StageName.UPLOAD)
-        artifact = offering.upload(claim, self._store, video.encoded, video.poster, log)
+        artifact = offering.upload(claim, self._store, video.encoded, video.stills, log)
         timings, peak = clock.stop(), device.peak_memory()
         won = offering.finish(claim, self._db, artifact, timings, peak, log)
         return Result(Outcome.SUCCEEDED if won else Outcome.LOST, won, timings, peak)
@@ -227,11 +255,6 @@ def _raise_if_stopped(claim: Claim) -> None:
     why = claim.must_stop()
     if why is not None:
         raise Stopped(why)
-
-
-def _metadata(assignment: Assignment) -> dict[str, str]:
-    """Written into the file: what it is, and everything that is needed to make it again."""
-    return {"title": assignment.spec.prompt, "comment": assignment.spec.canonical(), "job": assignment.job}
 
 
 def _beat(claim: Claim) -> Beat:

@@ -6,10 +6,12 @@ from typing import Any, Protocol, cast
 
 from farm.cluster import device
 from farm.domain.job import JobSpec
+from farm.domain.sampling import QUALITIES
 from farm.ops.logging import Log
 from model.errors import CorruptWeights, ModelError
 from model.events import Event, Fit, Image, RenderSpec
 from model.library import Library
+from model.wan.config import Preset
 
 
 class Pipeline(Protocol):
@@ -56,12 +58,16 @@ class Resident:
                 )
         return self._pipeline
 
-    def spec(self, job: JobSpec, image: Image | None = None) -> RenderSpec:
-        """The model's own words for a job, and the pixels of its first frame if it has one."""
+    def preset(self, model: str) -> Preset:
+        return self._library.find(model)
+
+    def spec(self, job: JobSpec, image: Image | None = None, prompt: str | None = None) -> RenderSpec:
+        """The model's own words for a job, and the pixels of its first frame if it has one. prompt: as expanded."""
         return RenderSpec(
-            prompt=job.prompt, width=job.width, height=job.height, frames=job.frames,
+            prompt=prompt or job.prompt, width=job.width, height=job.height, frames=job.frames,
             steps=job.steps, seed=job.seed, guidance=job.guidance, negative_prompt=job.negative_prompt,
-            image=image, fit=cast(Fit, job.fit),
+            image=image, fit=cast(Fit, job.fit), topk=None if job.quality is None else QUALITIES[job.quality],
+            ode=job.ode,
         )  # fmt: skip
 
     def _load(self, model: str, memory_plan: int) -> None:

@@ -168,9 +168,23 @@ class ObjectNotFound(FarmError):
 
 
 class BrokenVideo(FarmError):
-    """Encoded, but not a video that may be shown: cut short, black, or noise."""
+    """Encoded, but not a video that may be shown: cut short, of the wrong size, undecodable."""
 
     code = "broken_video"
+
+
+class BlackVideo(BrokenVideo):
+    code = "black_video"
+
+
+class FrozenNoise(BrokenVideo):
+    code = "frozen_noise"
+
+
+class TagsLost(FarmError):
+    """The file does not say about itself what was written into it."""
+
+    code = "tags_lost"
 
 
 class FarmUnreachable(FarmError):

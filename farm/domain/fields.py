@@ -12,7 +12,7 @@ from farm.domain.errors import InvalidRequest, PromptRefused
 FIELDS = (
     "prompt", "model", "size", "seconds", "frames", "steps", "seed", "guidance", "negative_prompt",
     "priority", "hold", "project", "tags", "image", "input_reference", "fit",
-    "depends_on", "requires",
+    "depends_on", "requires", "aspect", "quality", "ode", "expand", "not_before",
 )  # fmt: skip
 
 

@@ -18,7 +18,9 @@ class JobSpec:
 
     width, height in pixels; frames = 4k + 1; fps in frames per second; guidance is the weight of
     classifier-free guidance (1 = off, always 1 for distilled models). image is the sha256 of the first
-    frame's PNG in the store (farm.storage.images), and fit how it fills another shape.
+    frame's PNG in the store (farm.storage.images), and fit how it fills another shape. quality (fast, best; None:
+    the model's own) is how much sparse attention looks at; ode: no fresh noise between distilled steps; expand: the
+    operator's expander makes the prompt longer before it is rendered.
     """
 
     kind: str
@@ -35,6 +37,9 @@ class JobSpec:
     negative_prompt: str | None = None  # None: the model's own, where it has one
     image: str | None = None
     fit: str = "crop"
+    quality: str | None = None
+    ode: bool = False
+    expand: bool = False
 
     def canonical(self) -> str:
         """One spelling per spec, for comparing and hashing. What has its default is left out."""

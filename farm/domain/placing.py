@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from farm.domain.errors import InvalidRequest
@@ -43,6 +44,22 @@ def _dependency(value: object) -> Dependency:
     if set(said) - {"job", "after"} or after not in [mode.value for mode in After]:
         raise _refused('after must be "success" or "any"', _EXAMPLE, "depends_on")
     return Dependency(job, After(after))
+
+
+def not_before(value: object) -> datetime | None:
+    """RFC 3339 with a time zone: before this moment the job waits."""
+    if value is None:
+        return None
+    example = "like 2026-01-31T22:00:00+01:00, or with Z for UTC"
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if moment is None or not 2000 < moment.year < 9000:
+            raise ValueError
+    except ValueError:
+        raise _refused(f"not_before must be a moment, not {quote(value)}", example, "not_before") from None
+    if moment.tzinfo is None:
+        raise _refused(f"not_before has no time zone: {quote(value)}", example, "not_before")
+    return moment.astimezone(UTC)
 
 
 def of_rows(wanted: Sequence[Dependency], keys: Mapping[int, str], row: int) -> tuple[Dependency, ...]:

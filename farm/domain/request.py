@@ -5,39 +5,26 @@ Every refusal names one field, says what is wrong, and offers the nearest value 
 
 import difflib
 import hashlib
-import re
-import secrets
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from farm.domain.cycles import cycle
-from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
+from farm.domain.errors import FarmError, InvalidRequest, UnknownModel
 from farm.domain.fields import Fields, number_of, quote, refuse_unwritable
-from farm.domain.job import KEY_OF, MAX_PRIORITY, JobSpec, NewJob, batch_row_key, seed_from_key
-from farm.domain.placing import depends_on, of_rows, refuse_rows, requires
-from model.demo.tokenizer import KNOWN, tokenize
-from model.errors import ModelError, PromptTooLong
-from model.events import Fit
+from farm.domain.job import KEY_OF, MAX_PRIORITY, JobSpec, NewJob, batch_row_key
+from farm.domain.placing import depends_on, not_before, of_rows, refuse_rows, requires
+from farm.domain.prompt import negative_prompt_of, prompt_of
+from farm.domain.sampling import guidance_of, ode_of, quality_of, seed_of, steps_of
+from farm.domain.shape import Images, fit_of, followed, frames_asked, image_of, size_of
+from model.errors import ModelError
 from model.wan.config import PRESETS, Preset
-from model.wan.sizes import GRID, adaptive_size, nearest_size
-
-MAX_SEED = 2**32 - 1
-MAX_GUIDANCE = 20.0
-FITS: tuple[Fit, ...] = get_args(Fit)
-
-# (width, height) of the image of this digest; None: it has not been uploaded.
-Images = Callable[[str], "tuple[int, int] | None"]
 
 
 def no_images(digest: str) -> tuple[int, int] | None:
     """Where nothing has been uploaded."""
     return None
-
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +34,7 @@ class Models:
     installed: Mapping[str, Preset]
     default: str
     digest: Callable[[Preset], str]
+    expands: bool = False  # whether the operator has set a prompt expander
 
     def choose(self, name: object) -> Preset:
         choices = f"choose one of: {', '.join(self.installed) or 'none is installed yet'}"
@@ -179,32 +167,6 @@ def check_priority(value: object) -> int:
     return int(number)
 
 
-def hint(spec: JobSpec) -> str | None:
-    """What the person should know about an accepted prompt: words that the demo model has never seen."""
-    preset = PRESETS.get(spec.model)
-    if preset is None or preset.text_encoder != "demo":
-        return None
-    try:
-        unknown = tokenize(spec.prompt, preset.transformer.text_len).unknown
-    except PromptTooLong:  # accepted by an older version of the model
-        return None
-    if not unknown:
-        return None
-    words = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
-    knows = "; ".join(f"{kind}: {', '.join(things)}" for kind, things in KNOWN.items())
-    return f"{spec.model} does not know: {words}. It draws, in English and Chinese, {knows}."
-
-
-def frames_of(seconds: float, preset: Preset) -> int:
-    """The 4k + 1 frames nearest to a duration: 5 s at 16 fps are 81 frames."""
-    return 4 * round(seconds * preset.fps / 4) + 1
-
-
-def seconds_of(spec: JobSpec) -> str:
-    """The duration people ask for ("5" for 81 frames at 16 fps): the inverse of `frames_of`."""
-    return f"{(spec.frames - 1) / spec.fps:.2f}".rstrip("0").rstrip(".")
-
-
 def _accept(
     body: Mapping[str, Any],
     models: Models,
@@ -215,23 +177,26 @@ def _accept(
 ) -> NewJob:
     wish = Fields(body)
     preset = models.choose(wish.get("model"))
-    image, shape = _image(wish, preset, images)
-    width, height = _size(wish, preset, shape)
+    image, shape = image_of(wish, preset, images)
+    width, height = size_of(wish, preset, shape)
     spec = JobSpec(
         kind=preset.task,
         model=preset.name,
-        prompt=_prompt(wish.get("prompt"), preset),
+        prompt=prompt_of(wish.get("prompt"), preset),
         width=width,
         height=height,
-        frames=_frames(wish, preset),
+        frames=frames_asked(wish, preset),
         fps=preset.fps,
-        steps=_steps(wish, preset),
-        seed=_seed(wish, seed_key),
-        guidance=_guidance(wish, preset),
+        steps=steps_of(wish, preset),
+        seed=seed_of(wish, seed_key),
+        guidance=guidance_of(wish, preset),
         model_digest=models.pin(preset),
-        negative_prompt=_negative_prompt(wish, preset),
+        negative_prompt=negative_prompt_of(wish, preset),
         image=image,
-        fit=_fit(wish, image),
+        fit=fit_of(wish, image),
+        quality=quality_of(wish, preset),
+        ode=ode_of(wish, preset),
+        expand=_expand(wish, models),
     )
     priority = wish.get("priority")
     return NewJob(
@@ -240,233 +205,23 @@ def _accept(
         idempotency_key=idempotency_key,
         priority=0 if priority is None else check_priority(priority),
         hold=wish.flag("hold"),
+        not_before=not_before(wish.get("not_before")),
         tags=_tags(wish.get("tags")),
-        note=_followed(spec, shape) if wish.get("size") is None else None,
+        note=followed(wish, spec, shape),
         depends_on=depends_on(wish.get("depends_on")),
         requires=requires(wish.get("requires")),
     )
 
 
-def _image(wish: Fields, preset: Preset, images: Images) -> tuple[str | None, tuple[int, int] | None]:
-    """The digest of the first frame and its (width, height), of a model that begins with one."""
-    field = "image" if wish.get("image") is not None else "input_reference"
-    value = wish.get(field)
-    if preset.task != "i2v":
-        if value is not None:
-            raise InvalidRequest(
-                f"{preset.name} makes videos from text only",
-                "leave the image out, or choose an image-to-video model",
-                field,
-            )
-        return None, None
-    if value is None:
+def _expand(wish: Fields, models: Models) -> bool:
+    expand = wish.flag("expand")
+    if expand and not models.expands:
         raise InvalidRequest(
-            f"{preset.name} needs an image to begin with",
-            "add one: --image PATH, a file as input_reference, or the digest of an uploaded image",
-            "image",
+            "this farm has no prompt expander",
+            "write the prompt out yourself, or have the operator set expander_command or expander_url",
+            "expand",
         )
-    if wish.get("image") is not None and wish.get("input_reference") is not None:
-        raise InvalidRequest("give image or input_reference, not both", "leave one of them out", "image")
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise InvalidRequest(
-            f"{field} must be an image file or the digest of an uploaded one, not {quote(value)}",
-            "upload it first: POST /api/images answers with its digest",
-            field,
-        )
-    shape = images(value)
-    if shape is None:
-        raise InvalidRequest(
-            f"this farm has no image {quote(value[:12])}", "upload it first: POST /api/images", field
-        )
-    return value, shape
-
-
-def _fit(wish: Fields, image: str | None) -> Fit:
-    value = wish.get("fit")
-    if value is None or image is None:
-        if value is not None:
-            raise InvalidRequest("fit says how an image fills the video", "leave it out, or add an image", "fit")
-        return "crop"
-    for fit in FITS:
-        if value == fit:
-            return fit
-    raise InvalidRequest(
-        f"fit must be one of {', '.join(FITS)}, not {quote(value)}",
-        "crop cuts the image's edges, pad adds bars, stretch distorts it",
-        "fit",
-    )
-
-
-def _followed(spec: JobSpec, shape: tuple[int, int] | None) -> str | None:
-    if shape is None:
-        return None
-    return f"The video is {spec.width}x{spec.height}, after the shape of the image; a size fixes it."
-
-
-def _negative_prompt(wish: Fields, preset: Preset) -> str | None:
-    value = wish.get("negative_prompt")
-    if value is None:
-        return None
-    if preset.negative_prompt is None:
-        why = "it is distilled and runs without guidance" if preset.distilled else "it is guided by an empty one"
-        raise InvalidRequest(
-            f"{preset.name} takes no negative prompt: {why}",
-            "say in the prompt what should be seen, and leave the negative prompt out",
-            "negative_prompt",
-        )
-    if not isinstance(value, str):
-        raise InvalidRequest(
-            f"the negative prompt must be text, not {quote(value)}",
-            "say what should not be seen",
-            "negative_prompt",
-        )
-    try:
-        return _prompt(value, preset)
-    except PromptRefused as error:
-        raise InvalidRequest(
-            error.message.replace("the prompt", "the negative prompt"), error.next, "negative_prompt"
-        ) from None
-
-
-def _prompt(value: object, preset: Preset) -> str:
-    example = 'describe what should be seen, for example: "a large red circle moving left to right"'
-    if value is None:
-        raise PromptRefused("a prompt is needed", example, "prompt")
-    if not isinstance(value, str):
-        raise PromptRefused(f"the prompt must be text, not {quote(value)}", example, "prompt")
-    text = value.strip()
-    refuse_unwritable({"prompt": text})
-    if not any(unicodedata.category(c)[0] in "LNPS" for c in text):
-        raise PromptRefused("the prompt is empty", example, "prompt")
-    if len(text) > preset.max_prompt_chars:
-        raise PromptRefused(
-            f"the prompt has {len(text)} characters; {preset.name} reads at most {preset.max_prompt_chars}",
-            f"shorten it by {len(text) - preset.max_prompt_chars} characters",
-            "prompt",
-        )
-    if preset.text_encoder == "demo":
-        try:
-            tokenize(text, preset.transformer.text_len)
-        except PromptTooLong as error:
-            raise PromptRefused(error.message, error.next, "prompt") from error
-    return text
-
-
-def _size(wish: Fields, preset: Preset, image: tuple[int, int] | None) -> tuple[int, int]:
-    value = wish.get("size")
-    if value is None:
-        return preset.size if image is None else adaptive_size(image, preset.size, preset)
-    default = f"{preset.size[0]}x{preset.size[1]}"
-    sides = value.lower().replace("×", "x").replace("*", "x").split("x") if isinstance(value, str) else []
-    numbers = [number_of(side) for side in sides]
-    if len(numbers) != 2 or any(n is None or n <= 0 or not n.is_integer() for n in numbers):
-        raise InvalidRequest(f"size must look like {default}, not {quote(value)}", f"use {default}", "size")
-    width, height = (min(int(cast(float, n)), 10**9) for n in numbers)
-    allowed = (
-        width % GRID == 0
-        and height % GRID == 0
-        and preset.min_side <= min(width, height)
-        and max(width, height) <= preset.max_side
-        and width * height <= preset.max_pixels
-    )
-    if allowed:
-        return width, height
-    near = "x".join(map(str, nearest_size(width, height, preset)))
-    if preset.min_side == preset.max_side:
-        raise InvalidRequest(f"{preset.name} renders {near} only, not {value}", f"use {near}", "size")
-    if width % GRID or height % GRID:
-        why = f"width and height must be multiples of {GRID}"
-    else:
-        why = (
-            f"{preset.name} renders sides from {preset.min_side} to {preset.max_side} "
-            f"and at most {preset.max_pixels} pixels"
-        )
-    raise InvalidRequest(f"size {value} does not fit: {why}", f"the nearest that does is {near}", "size")
-
-
-def _frames(wish: Fields, preset: Preset) -> int:
-    frames, seconds = wish.integer("frames"), wish.number("seconds")
-    if frames is not None and seconds is not None:
-        raise InvalidRequest("give frames or seconds, not both", "leave one of them out", "frames")
-    if frames is None and seconds is None:
-        return preset.frames
-    least, most = preset.min_frames, preset.max_frames
-    if seconds is not None:
-        if not 0 < seconds < 1e6:
-            raise InvalidRequest(
-                f"{seconds:g} seconds are no length of a video", f"use {_length(preset)}", "seconds"
-            )
-        frames = frames_of(seconds, preset)
-        if not least <= frames <= most:
-            raise InvalidRequest(
-                f"{seconds:g} seconds are {frames} frames at {preset.fps} a second; {preset.name} renders "
-                + (f"{least} to {most}" if least < most else f"{most} and no others"),
-                f"use {_length(preset)}",
-                "seconds",
-            )
-        return frames
-    assert frames is not None
-    if frames % 4 == 1 and least <= frames <= most:
-        return frames
-    near = min(max(4 * round((frames - 1) / 4) + 1, least), most)
-    if least == most:
-        why = f"{preset.name} renders {most} frames and no others"
-    else:
-        why = f"frames must be 4k + 1 ({least}, {least + 4}, {least + 8}, ...), at most {most} for {preset.name}"
-    raise InvalidRequest(f"{why}; not {frames}", f"the nearest is {near}", "frames")
-
-
-def _length(preset: Preset) -> str:
-    """What to ask for instead, in seconds and frames."""
-    least, most = (f"{(n - 1) / preset.fps:.4g}" for n in (preset.min_frames, preset.max_frames))
-    if least == most:
-        return f"seconds {most} (frames {preset.max_frames})"
-    return f"seconds {least} to {most} (frames {preset.min_frames} to {preset.max_frames})"
-
-
-def _steps(wish: Fields, preset: Preset) -> int:
-    steps = wish.integer("steps")
-    if steps is None:
-        return preset.steps
-    if not 1 <= steps <= preset.max_steps:
-        why = ", it is distilled to them" if preset.distilled else ""
-        raise InvalidRequest(
-            f"{preset.name} takes 1 to {preset.max_steps} steps{why}; not {steps}",
-            f"the nearest is {min(max(steps, 1), preset.max_steps)}",
-            "steps",
-        )
-    return steps
-
-
-def _seed(wish: Fields, key: str | None) -> int:
-    seed = wish.integer("seed")
-    if seed is None:
-        return secrets.randbits(32) if key is None else seed_from_key(key)
-    if not 0 <= seed <= MAX_SEED:
-        raise InvalidRequest(
-            f"seed must be from 0 to {MAX_SEED}, not {str(seed)[:40]}",
-            f"the nearest is {min(max(seed, 0), MAX_SEED)}; leave it out for a random one",
-            "seed",
-        )
-    return seed
-
-
-def _guidance(wish: Fields, preset: Preset) -> float:
-    guidance = wish.number("guidance")
-    if guidance is None:
-        return preset.guidance
-    if preset.distilled and guidance != 1.0:
-        raise InvalidRequest(
-            f"{preset.name} is distilled: its guidance is built in", "leave guidance out (or 1)", "guidance"
-        )
-    if not 1.0 <= guidance <= MAX_GUIDANCE:
-        near = min(max(guidance, 1.0), MAX_GUIDANCE)
-        raise InvalidRequest(
-            f"guidance must be from 1 (off) to {MAX_GUIDANCE:g}, not {guidance:g}",
-            f"the nearest is {near:g}; {preset.name} likes {preset.guidance:g}",
-            "guidance",
-        )
-    return guidance
+    return expand
 
 
 def _project(value: object) -> str:

@@ -1,6 +1,6 @@
 """Reading a video back: its frames, its tags, and whether it may be shown to anybody."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-from farm.domain.errors import BrokenVideo
+from farm.domain.errors import BlackVideo, BrokenVideo, FrozenNoise, TagsLost
 from farm.media.colour import to_rgb
+from farm.media.mp4 import NotAnMp4, read_tags
 
-__all__ = ["BrokenVideo", "check_video", "decode", "read_metadata"]
+__all__ = ["BrokenVideo", "check_tags", "check_video", "decode", "frames_of", "read_metadata"]
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -40,17 +41,33 @@ def check_video(path: Path, frames: int, size: tuple[int, int]) -> None:
     if count != frames:
         raise BrokenVideo(f"{path.name} has {count} of {frames} frames")
     if brightest <= BLACK:
-        raise BrokenVideo(f"{path.name} is black from start to end", "its device may be at fault")
+        raise BlackVideo(f"{path.name} is black from start to end", "its device may be at fault")
     if frames > 1 and noisy == frames and still == frames - 1:
-        raise BrokenVideo(f"{path.name} is one frozen image of noise", "the weights may be damaged")
+        raise FrozenNoise(f"{path.name} is one frozen image of noise", "the weights may be damaged")
+
+
+def check_tags(path: Path, tags: Mapping[str, str]) -> None:
+    """Read them back with a reader that shares nothing with the writer. Raises TagsLost."""
+    try:
+        found = read_tags(path)
+    except NotAnMp4 as error:
+        raise TagsLost(f"the tags of {path.name} cannot be read back: {error.message}") from error
+    for name, value in tags.items():
+        if found.get(name) != value:
+            raise TagsLost(f"the tag {name} of {path.name} reads {found.get(name)!r} instead of {value!r}"[:400])
 
 
 def decode(path: Path) -> Frames:
     """All frames, RGB: uint8 [n, h, w, 3]. Raises BrokenVideo."""
-    images = [to_rgb(frame) for frame in _frames(path)]
+    images = list(frames_of(path))
     if not images:
         raise BrokenVideo(f"{path.name} has no frames")
     return np.stack(images)
+
+
+def frames_of(path: Path) -> Iterator[Frames]:
+    """One frame after the other, RGB: uint8 [h, w, 3]. Raises BrokenVideo."""
+    return (to_rgb(frame) for frame in _frames(path))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

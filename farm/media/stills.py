@@ -23,14 +23,55 @@ PAPER, INK = (24, 24, 26), (232, 232, 236)
 
 def jpeg(image: Picture, quality: int = 85) -> bytes:
     """uint8 [h, w, 3] RGB. No chroma subsampling: previews are tiny and get enlarged."""
+    return _jpeg(Image.fromarray(image), quality)
+
+
+def png(image: Picture) -> bytes:
+    """uint8 [h, w, 3] RGB, every pixel as it is."""
     out = io.BytesIO()
-    Image.fromarray(image).save(out, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(image).save(out, "PNG")
     return out.getvalue()
 
 
 def poster(frames: Picture) -> bytes:
     """JPEG of the middle frame of uint8 [n, h, w, 3]: there the motion has begun and not yet ended."""
     return jpeg(frames[len(frames) // 2], quality=90)
+
+
+def thumbnail(frame: Picture, side: int = 320) -> bytes:
+    """Small JPEG of uint8 [h, w, 3] for lists; its longer side has at most `side` pixels."""
+    image = Image.fromarray(frame)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return _jpeg(image, 85)
+
+
+class Strip:
+    """Eight frames of a video side by side, kept small while the frames stream by."""
+
+    def __init__(self, frames: int, columns: int = 8, height: int = 180) -> None:
+        shown = min(columns, frames)
+        self._wanted = {round(i * (frames - 1) / max(1, shown - 1)) for i in range(shown)}
+        self._height = height
+        self._cells: dict[int, Image.Image] = {}
+
+    def add(self, first: int, frames: Picture) -> None:
+        """frames: uint8 [n, h, w, 3], the video's from `first` on."""
+        for number in self._wanted.intersection(range(first, first + len(frames))):
+            image = Image.fromarray(frames[number - first])
+            width = max(1, round(image.width * self._height / image.height))
+            self._cells[number] = image.resize((width, self._height), Image.Resampling.LANCZOS)
+
+    def jpeg(self) -> bytes:
+        """Left to right in time. Raises ValueError where no frame was added."""
+        cells = [self._cells[number] for number in sorted(self._cells)]
+        if not cells:
+            raise ValueError("a strip needs at least one frame")
+        page = Image.new("RGB", (sum(cell.width + GAP // 2 for cell in cells) - GAP // 2, self._height), PAPER)
+        x = 0
+        for cell in cells:
+            page.paste(cell, (x, 0))
+            x += cell.width + GAP // 2
+        return _jpeg(page, 85)
 
 
 def sheet(rows: Sequence[Picture], labels: Sequence[str], columns: int = 6) -> bytes:
@@ -55,6 +96,12 @@ def sheet(rows: Sequence[Picture], labels: Sequence[str], columns: int = 6) -> b
         y += TEXT + 2 * GAP
     out = io.BytesIO()
     page.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality, subsampling=0)
     return out.getvalue()
 
 

@@ -60,6 +60,7 @@ def test_every_operation_is_described_with_its_answers_and_refusals(document: di
 
 def test_every_field_of_a_wish_is_described(document: dict[str, Any]) -> None:
     described = document["components"]["schemas"]["Wish"]["properties"]
+    assert set(described) >= {*FIELDS, "continue"}
     assert [name for name in FIELDS if not described[name]] == []
 
 

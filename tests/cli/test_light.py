@@ -12,7 +12,7 @@ MODULES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [*MODULES, "inspect", "top", "completion", "filenames", "moments", "chinese"])
 def test_the_client_path_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, farm.cli.{module}; print([m for m in {HEAVY} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,14 +16,26 @@ from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
 from farm.db import jobs, leases, quarantines, submission, workers
 from farm.db.engine import Database, migrate, open_database
-from farm.domain.errors import BrokenVideo, DatabaseUnavailable, StorageRefused, StorageUnavailable
+from farm.domain.errors import (
+    BlackVideo,
+    BrokenVideo,
+    DatabaseUnavailable,
+    FrozenNoise,
+    StorageRefused,
+    StorageUnavailable,
+    TagsLost,
+)
 from farm.domain.job import Assignment, JobSpec, NewJob, Progress
+from farm.domain.provenance import read_back
 from farm.domain.states import JobState, Order, Outcome
 from farm.domain.worker import Beat, NewWorker
+from farm.media.check import decode
+from farm.media.encoder import Encoder
+from farm.media.mp4 import read_tags
 from farm.ops.logging import start_log
 from farm.settings import Settings, load_settings
 from farm.storage.folder import FolderStore
-from model.errors import CorruptWeights
+from model.errors import CorruptWeights, NotNumbers
 from model.library import Library
 from tests.cluster.fake_model import DIGEST, Pipeline
 
@@ -333,6 +345,49 @@ def test_what_does_not_fit_is_tried_again_with_a_smaller_plan(place: Workplace):
     assert len([line for line in place.log_lines() if line["event"] == "model_loaded"]) == 2
 
 
+def test_a_finished_video_has_its_tags_its_checksum_and_its_stills_beside_it(place: Workplace, tmp_path: Path):
+    job = place.submit("一个方块")
+    place.render(Claim(place.claim(job), 20.0))
+    made = jobs.get(place.db, job)
+    assert made.artifact is not None
+    folder = Path(place.settings.store) / made.artifact.key
+    told = read_back(read_tags(folder))
+    assert told is not None
+    assert (JobSpec(**told.settings), told.job) == (made.spec, job)
+    assert told.label["ContentProducer"] == "turbofarm"
+    assert folder.with_name("video.mp4.sha256").read_text() == f"{made.artifact.sha256}  video.mp4\n"
+    for name in ("poster", "thumbnail", "strip"):
+        assert folder.with_name(f"{name}.jpg").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_a_file_that_lost_its_tags_is_no_success(place: Workplace, monkeypatch: pytest.MonkeyPatch):
+    real = Encoder.close
+
+    def forgetful(self: Encoder, metadata: Any) -> Any:
+        return real(self, {name: value for name, value in metadata.items() if name != "job"})
+
+    monkeypatch.setattr(Encoder, "close", forgetful)
+    job = place.submit()
+    assert place.render(Claim(place.claim(job), 20.0)).outcome is Outcome.LOST
+    assert jobs.get(place.db, job).artifact is None
+    assert any("the tag job" in str(line) for line in place.log_lines())
+
+
+def test_who_answers_for_the_videos_stands_in_the_label_and_in_the_picture(place: Workplace):
+    shown = place.settings.model_copy(update={"label_producer": "示例工作室", "label_visible": True})
+    place.renderer._settings = shown
+    job = place.submit()
+    place.render(Claim(place.claim(job), 20.0))
+    made = jobs.get(place.db, job).artifact
+    assert made is not None
+    path = Path(place.settings.store) / made.key
+    told = read_back(read_tags(path))
+    assert told is not None
+    assert told.label["ContentProducer"] == "示例工作室"
+    corner = decode(path)[:, -16:, -60:].astype(int)
+    assert (corner.max(axis=(1, 2, 3)) > 150).all(), "white letters in every frame"
+
+
 @pytest.mark.parametrize(
     ("error", "outcome", "suspect"),
     [
@@ -340,7 +395,11 @@ def test_what_does_not_fit_is_tried_again_with_a_smaller_plan(place: Workplace):
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Outcome.DEVICE_FAULT, True),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), Outcome.DEVICE_FAULT, True),
         (RuntimeError("NVRM: Xid 79, GPU has fallen off the bus"), Outcome.DEVICE_FAULT, True),
-        (BrokenVideo("video.mp4 is black from start to end"), Outcome.DEVICE_FAULT, True),
+        (BrokenVideo("video.mp4 has 3 of 17 frames"), Outcome.DEVICE_FAULT, True),
+        (BlackVideo("video.mp4 is black from start to end"), Outcome.DEVICE_FAULT, True),
+        (FrozenNoise("video.mp4 is one frozen image of noise"), Outcome.DEVICE_FAULT, True),
+        (NotNumbers("the latent of step 3"), Outcome.DEVICE_FAULT, True),
+        (TagsLost("the tag seed reads None"), Outcome.LOST, True),  # no card writes tags
         (RuntimeError("CUDA error: out of memory"), Outcome.OUT_OF_MEMORY, False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), Outcome.OUT_OF_MEMORY, False),
         (MemoryError(), Outcome.OUT_OF_MEMORY, False),

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from farm.domain.errors import FarmError, InvalidRequest, PromptRefused, UnknownModel
 from farm.domain.fields import FIELDS
 from farm.domain.job import JobSpec, Requires, batch_row_key, seed_from_key
+from farm.domain.prompt import hint
 from farm.domain.request import (
     BadRows,
     Models,
     WeightsUnusable,
     batch_jobs,
-    frames_of,
     new_job,
-    seconds_of,
 )
+from farm.domain.shape import frames_of, seconds_of
 from model.errors import CorruptWeights
 from model.wan.config import PRESETS, Preset
 from model.wan.sizes import nearest_size
@@ -318,3 +318,65 @@ def test_what_no_worker_can_have_is_refused(said: Any) -> None:
         new_job({"prompt": "a kite", "requires": said}, MODELS)
     assert caught.value.field == "requires"
     assert caught.value.next
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        ({**WAN, "aspect": "16:9"}, (848, 480)),
+        ({**WAN, "aspect": "9:16"}, (480, 848)),
+        ({**WAN, "aspect": "1:1"}, (624, 624)),
+        ({**WAN, "aspect": "2.39:1"}, (976, 416)),
+        ({**I2V, "aspect": "4/3"}, (1104, 832)),
+        ({"prompt": "a", "aspect": "1:1"}, None),
+    ],
+)
+def test_an_aspect_is_the_nearest_size_of_as_many_pixels(
+    body: dict[str, Any], size: tuple[int, int] | None
+) -> None:
+    wish = new_job(body, MODELS, images=lambda digest: (100, 100))
+    assert (wish.spec.width, wish.spec.height) == (size or PRESETS["demo-t2v"].size)
+    assert wish.note is not None
+    assert body["aspect"] in wish.note
+
+
+def test_quality_and_ode_belong_to_distilled_models() -> None:
+    spec = new_job({**WAN, "quality": "best", "ode": True}, MODELS).spec
+    assert (spec.quality, spec.ode) == ("best", True)
+    assert "quality" not in new_job(WAN, MODELS).spec.canonical(), "a spec is spelled as it was"
+    for body, field in (
+        ({**BASE, "quality": "best"}, "quality"),
+        ({**BASE, "ode": True}, "ode"),
+        ({**WAN, "quality": "superb"}, "quality"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            new_job(body, MODELS)
+        assert (caught.value.field, bool(caught.value.next)) == (field, True)
+
+
+@pytest.mark.parametrize("value", ["tomorrow", "2026-01-31T22:00", 7, "9999-01-01T00:00Z", "2026-02-30T00:00Z"])
+def test_a_moment_must_exist_and_name_its_zone(value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        new_job({"prompt": "a", "not_before": value}, MODELS)
+    assert caught.value.field == "not_before"
+
+
+def test_a_moment_is_kept_in_utc() -> None:
+    wish = new_job({"prompt": "a", "not_before": "2026-01-31T22:00:00+08:00"}, MODELS)
+    assert wish.not_before is not None
+    assert wish.not_before.isoformat() == "2026-01-31T14:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a kite", "long descriptions"),
+        ("风筝", "long descriptions"),
+        ("红色风筝在沙丘上空慢慢飘动", None),
+        ("a red kite drifts over pale dunes in the low sun", None),
+        ("красный воздушный змей над дюнами на закате солнца", "English and Chinese"),
+    ],
+)
+def test_a_prompt_that_a_model_of_captions_makes_little_of_gets_a_hint(prompt: str, said: str | None) -> None:
+    told = hint(new_job({**WAN, "prompt": prompt}, MODELS).spec)
+    assert (told is None) if said is None else (told is not None and said in told)

@@ -73,3 +73,28 @@ def test_with_a_font_chinese_is_drawn():
 def test_rows_and_labels_must_match():
     with pytest.raises(ValueError, match="1 rows, 2 labels"):
         stills.sheet([colours()], ["a", "b"])
+
+
+def test_a_thumbnail_is_small_and_keeps_the_shape():
+    frames = colours(1, (832, 480))
+    assert image(stills.thumbnail(frames[0])).size == (320, 185)
+    assert image(stills.thumbnail(colours(1)[0])).size == (96, 96), "never enlarged"
+
+
+def test_a_strip_shows_the_first_the_last_and_what_lies_between():
+    frames = colours(17, (64, 32))
+    strip = stills.Strip(17, columns=5, height=32)
+    for first in (0, 1, 5, 9, 13):  # as the decoder gives them
+        strip.add(first, frames[first : first + (1 if first == 0 else 4)])
+    page = np.asarray(image(strip.jpeg())).astype(int)
+    assert page.shape == (32, 5 * 64 + 4 * 4, 3)
+    middles = [page[16, 32 + i * 68, 0] for i in range(5)]
+    assert np.abs(np.array(middles) - frames[[0, 4, 8, 12, 16], 0, 0, 0]).max() <= 4
+
+
+def test_a_strip_of_a_short_video_has_each_frame_once():
+    strip = stills.Strip(5, height=32)
+    strip.add(0, colours(5, (32, 32)))
+    assert image(strip.jpeg()).size == (5 * 32 + 4 * 4, 32)
+    with pytest.raises(ValueError, match="at least one frame"):
+        stills.Strip(5).jpeg()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.errors import CorruptWeights, ModelError, PromptTooLong, RenderCancelled
+from model.errors import CorruptWeights, ModelError, NotNumbers, PromptTooLong, RenderCancelled
 from model.events import Frames, Preview, RenderSpec, Stage, Step
 from model.library import Library
 from model.pipeline import Pipeline
@@ -145,3 +145,17 @@ def test_the_digest_names_the_bytes(tmp_path: Path) -> None:
     assert Library().digest(copy) != Library().digest(p)
     with pytest.raises(CorruptWeights, match="is not in the model library"):
         Library().digest(preset("wan2.1-t2v-1.3b"))
+
+
+@pytest.mark.parametrize("where", ["denoiser", "decoder"])
+def test_values_that_are_not_numbers_end_the_render_where_they_appear(where: str) -> None:
+    broken = Pipeline.load(preset("demo-t2v"))
+    part = broken.parts.transformer if where == "denoiser" else broken.parts.vae
+    with torch.no_grad():
+        next(p for name, p in reversed(list(part.named_parameters())) if name.endswith("bias")).fill_(torch.nan)
+    seen: list[str] = []
+    said = "latent of step 1" if where == "denoiser" else "picture from frame 0"
+    with pytest.raises(NotNumbers, match=said):  # noqa: PT012 - the events before it matter
+        for event in broken.render(SPEC):
+            seen.append(type(event).__name__)
+    assert seen == ["Stage", "Stage"] if where == "denoiser" else "Frames" not in seen

@@ -14,10 +14,12 @@ import numpy as np
 from farm.db import leases, workers
 from farm.db.engine import Database
 from farm.domain.job import Artifact, Assignment, JobError, Progress
+from farm.domain.provenance import tags_of
 from farm.domain.states import JobState, Outcome, StageName
 from farm.domain.worker import Beat, NewWorker
 from farm.media.encoder import Encoder
-from farm.media.stills import jpeg, poster
+from farm.media.stills import Strip, jpeg, poster, thumbnail
+from farm.storage.keys import beside
 from farm.storage.store import Store
 
 T = TypeVar("T")
@@ -94,10 +96,14 @@ class Machine:
             path = Path(folder) / "video.mp4"
             encoder = Encoder(path, (spec.width, spec.height), spec.fps)
             encoder.write(frames)
-            video = encoder.close({"comment": spec.prompt})
+            video = encoder.close(tags_of(job.job, spec))
             key, poster_key = f"{job.prefix}/video.mp4", f"{job.prefix}/poster.jpg"
             self.store.put(key, path, video.sha256)
         self.store.put_bytes(poster_key, poster(frames))
+        strip = Strip(spec.frames)
+        strip.add(0, frames)
+        self.store.put_bytes(beside(key, "thumbnail"), thumbnail(frames[0]))
+        self.store.put_bytes(beside(key, "strip"), strip.jpeg())
         made = Artifact(key, video.sha256, video.bytes, video.frames, video.seconds, poster_key)
         assert leases.finish(self.db, job.job, job.epoch, made, TIMINGS)
         self._free()
