@@ -21,7 +21,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from farm.domain.address import is_loopback
 from farm.domain.errors import FolderUnusable, InvalidRequest
+from farm.domain.person import Password, passwords
 from farm.storage.s3_address import with_endpoint
 
 _SUN_PATH = 107  # bytes of a Unix socket's path on Linux, without the final NUL
@@ -40,6 +42,13 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.turbofarm"), description="folder of everything that this farm keeps")
     host: str = Field(default="127.0.0.1", description="address the web page and API listen on")
     port: int = Field(default=7860, ge=1, le=65535)
+    hosts: str = Field(
+        default="", description="names by which people reach it through a proxy, like farm.studio.example"
+    )
+    # Who signs in with a password; tokens are in the database. Without both, only loopback is served, to everybody.
+    auth: str = Field(default="", repr=False, description="name:password of one admin; auth_file is safer")
+    auth_file: str = Field(default="", description="file of [artist | operator | admin] NAME:PASSWORD lines")
+    artists_change_all: bool = Field(default=False, description="artists may change each other's jobs")
     database_url: str = Field(
         default="",
         repr=False,
@@ -135,8 +144,9 @@ class Settings(BaseSettings):
         # The children run in home: what is relative to the caller's folder must not change its meaning there.
         if "://" not in data["store"]:
             data["store"] = str(_absolute(data["store"]))
-        if data.get("token_file"):
-            data["token_file"] = str(_absolute(data["token_file"]))
+        for name in ("token_file", "auth_file"):
+            if data.get(name):
+                data[name] = str(_absolute(data[name]))
         path = str(data["database_url"]).removeprefix("sqlite:///")
         if path != data["database_url"] and path not in ("", ":memory:"):
             data["database_url"] = f"sqlite:///{_absolute(path)}"
@@ -153,6 +163,34 @@ class Settings(BaseSettings):
         """Where a person on this machine finds the page."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than this machine's users may reach the page and API."""
+        return not is_loopback(self.host) or bool(self.host_names)
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        return tuple(name.strip().lower() for name in self.hosts.split(",") if name.strip())
+
+    def passwords(self) -> tuple[Password, ...]:
+        """Of `auth` and `auth_file`. Raises InvalidRequest, which never holds a password."""
+        found = passwords([self.auth], "auth")
+        return found if not self.auth_file else (*found, *passwords(_private_lines(self.auth_file), self.auth_file))
+
+    def with_auth_in_file(self) -> "Settings":
+        """The same without a password in the environment of children: it lies in a file that only we can read."""
+        if not self.auth:
+            return self
+        lines = [self.auth, *(_private_lines(self.auth_file) if self.auth_file else ())]
+        write_private(self.run_dir / "auth", "\n".join(lines) + "\n")
+        os.environ.pop("FARM_AUTH", None)
+        return self.model_copy(update={"auth": "", "auth_file": str(self.run_dir / "auth")})
+
+    @property
+    def session_key_file(self) -> Path:
+        """Signs the cookies of browsers. API servers that share it know each other's sessions."""
+        return self.home / "session-key"
 
     @property
     def node_name(self) -> str:
@@ -241,6 +279,26 @@ def load_settings(**overrides: Any) -> Settings:
         ) from error
     except (OSError, ValueError) as error:  # unreadable file, or not TOML
         raise InvalidRequest(f"farm.toml cannot be read: {error}", "correct or remove the file") from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Whole or not at all, and for nobody else's eyes at any moment."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(scratch, path)
+
+
+def _private_lines(path: str) -> list[str]:
+    try:
+        if os.stat(path).st_mode & 0o077 and os.name == "posix":
+            raise InvalidRequest(
+                f"{path} holds passwords and others may read it", f"chmod 600 {path}", field="auth_file"
+            )
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise InvalidRequest(f"{path} cannot be read: {why}", "check the path", field="auth_file") from None
 
 
 def _absolute(path: str | Path) -> Path:

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
-from farm.api import batches, errors, events, health, images, jobs, models, videos, workers
+from farm.api import batches, document, errors, events, health, images, jobs, lanes, models, people, videos, workers
+from farm.api.access import gate, own_page_only
+from farm.api.accounts import Accounts
 from farm.api.guard import Guard, Head
 from farm.api.services import Services
 from farm.api.stream import Hub
-from farm.web import pages
+from farm.web import login, pages
 
 
 def create_app(services: Services) -> FastAPI:
@@ -26,15 +28,30 @@ def create_app(services: Services) -> FastAPI:
             with contextlib.suppress(asyncio.CancelledError):
                 await poller
 
-    # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays.
+    # FastAPI's own documentation pages load scripts from elsewhere; the schema itself has a route below.
     app = FastAPI(
-        title="turbofarm", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
-    )
+        title="turbofarm", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
+        dependencies=[Depends(gate), Depends(own_page_only)],
+    )  # fmt: skip
     app.state.services = services
+    app.state.accounts = Accounts(services.db, services.passwords, services.sessions, services.public)
     errors.install(app)
-    for resource in (videos, jobs, batches, images, workers, models, health, events):
+    for resource in (
+        videos,
+        jobs,
+        batches,
+        images,
+        workers,
+        lanes,
+        models,
+        people,
+        health,
+        events,
+        document,
+        login,
+    ):
         app.include_router(resource.router)
     pages.install(app)
     app.add_middleware(Head, endless=(events.PATH,))
-    app.add_middleware(Guard, hosts=services.hosts)
+    app.add_middleware(Guard, hosts=services.hosts, any_host=services.any_host)
     return app

@@ -1,5 +1,7 @@
 """`/api/batches`: many jobs at once, all or none, and idempotent by content."""
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Response
 
 from farm.api.body import Body
@@ -28,7 +30,7 @@ def create(farm: Farm, body: Body, response: Response) -> Json:
     if unknown := set(body) - {"name", "rows"}:
         raise InvalidRequest("a batch has a name and rows", "put other fields into the rows", sorted(unknown)[0])
     wishes = batch_jobs(body.get("name"), body.get("rows"), farm.models, image_sizes(farm))
-    submitted = jobs.submit(farm.db, wishes)
+    submitted = jobs.submit(farm.db, [replace(wish, owner=farm.person.name) for wish in wishes])
     created = sum(one.created for one in submitted)
     if created:
         farm.poke()

@@ -51,7 +51,7 @@ def stored(
         "Content-Disposition": _disposition(name, download),
         "X-Content-Type-Options": "nosniff",
     }
-    if _matches(request.headers.get("if-none-match"), tag):
+    if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
     size = store.size(key)
     if size is None:
@@ -96,7 +96,7 @@ def _range(request: Request, tag: str, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-def _matches(header: str | None, tag: str) -> bool:
+def matches(header: str | None, tag: str) -> bool:
     if header is None:
         return False
     tags = [part.strip().removeprefix("W/") for part in header.split(",")]

@@ -3,13 +3,14 @@
 import logging
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from farm.domain.errors import FarmError, InvalidRequest
+from farm.domain.errors import FarmError, InvalidRequest, NotSignedIn, TooManyTries
 from farm.domain.request import BadRows
 from farm.web.render import error_page
 from farm.web.words import language
@@ -49,8 +50,16 @@ def error_json(error: FarmError) -> dict[str, Any]:
 def answer(request: Request, error: FarmError, headers: dict[str, str] | None = None) -> Response:
     """A page for people who browse, JSON for everything else; in the language that was asked for."""
     api = request.url.path.startswith(("/api", "/v1"))
+    if isinstance(error, TooManyTries):
+        headers = {**(headers or {}), "Retry-After": "60"}
     if not api and "text/html" in request.headers.get("accept", ""):
+        if isinstance(error, NotSignedIn):
+            wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            back = wanted if request.method in {"GET", "HEAD"} else "/"
+            return RedirectResponse(f"/login?{urlencode({'next': back})}", 303)
         return error_page(request, error, headers)
+    if isinstance(error, NotSignedIn):
+        headers = {**(headers or {}), "WWW-Authenticate": 'Bearer realm="turbofarm"'}
     spoken = language(None, None, request.headers.get("accept-language", ""))
     error.message, error.next = said(error.message, spoken), said(error.next, spoken)
     return JSONResponse(error_json(error), error.status, headers)

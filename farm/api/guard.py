@@ -10,11 +10,13 @@ from farm.api.errors import WrongHost, error_json
 
 
 class Guard:
-    """Refuses foreign host names (DNS rebinding) and foreign pages that post here (the farm has no login)."""
+    """Refuses foreign host names (DNS rebinding) and foreign pages that post here, whether or not one signs in."""
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], any_host: bool = False) -> None:
+        """`any_host`: it is reached by names and addresses that nobody has listed, and nobody is let in unknown."""
         self.app = app
         self.hosts = frozenset(hosts)
+        self.any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refuse(scope)):
@@ -25,10 +27,14 @@ class Guard:
     def _refuse(self, scope: Scope) -> WrongHost | None:
         headers = Headers(scope=scope)
         host = _name(f"//{headers.get('host', '')}")
-        if host not in self.hosts:
-            return WrongHost(f"this farm does not answer to the name {host!r}", "open it as http://127.0.0.1")
+        if host not in self.hosts and not self.any_host:
+            return WrongHost(
+                f"this farm does not answer to the name {host!r}",
+                "open it as http://127.0.0.1, or add the name to FARM_HOSTS",
+            )
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in {"GET", "HEAD"} and _name(origin) not in self.hosts:
+        own = {host} if self.any_host else self.hosts
+        if origin is not None and scope["method"] not in {"GET", "HEAD"} and _name(origin) not in own:
             return WrongHost(f"a page of {origin!r} may not change this farm", "use the farm's own page")
         return None
 

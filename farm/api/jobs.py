@@ -1,15 +1,15 @@
 """`/api/jobs`: everything about jobs. Each change pokes the dispatcher once it is durable."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from farm.api.body import Body, IdempotencyKey
-from farm.api.content import file_name, stored
+from farm.api.content import file_name, matches, stored
 from farm.api.images import IMAGE_FIELDS, image_sizes, with_images_kept
 from farm.api.present import Json, attempt_json, dependency_json, job_json
 from farm.api.services import Farm, Services
@@ -21,6 +21,7 @@ from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
 from farm.domain.request import check_priority, hint, new_job
 from farm.domain.states import JobState
+from farm.ops.job_log import lines_of
 from farm.scheduling.lanes import Reason
 from farm.scheduling.surroundings import Surroundings
 from farm.scheduling.why import why
@@ -48,9 +49,12 @@ def index(
     search: str | None = None,
     limit: Limit = 50,
     after: str | None = None,
-    order: str = "desc",
+    order: Literal["asc", "desc"] = "desc",
 ) -> Json:
-    """A page of jobs; `next` is the cursor of the page after it. `tag` is like shot=12a."""
+    """A page of jobs, by age; `next` is the cursor of the page after it, null on the last one.
+
+    `tag` is like shot=12a.
+    """
     found, cursor = jobs.find(
         farm.db, states=parse_states(state), model=model, owner=owner, project=project, tag=parse_tag(tag),
         batch=batch, search=search, limit=limit, after=after, order=order,
@@ -154,11 +158,20 @@ def preview(
     )  # fmt: skip
 
 
+@router.get("/{job_id}/logs")
+def logs(farm: Farm, job_id: str, limit: Annotated[int, Query(ge=1, le=5000)] = 500) -> Json:
+    """What the processes of the server's machine wrote about this job; those of render nodes keep their own."""
+    job = jobs.get(farm.db, job_id)
+    found = [] if farm.log_dir is None else lines_of(farm.log_dir, job.id, limit)
+    return {"object": "list", "data": found}
+
+
 def accept(farm: Services, body: Json, idempotency_key: str | None = None) -> NewJob:
     """The wish of a request, its uploaded image kept. Raises FarmError naming the field that is wrong."""
-    return new_job(
+    wish = new_job(
         with_images_kept(farm, body), farm.models, idempotency_key=idempotency_key, images=image_sizes(farm)
     )
+    return replace(wish, owner=farm.person.name)
 
 
 def submit_one(farm: Services, wish: NewJob, response: Response) -> Json:
@@ -253,13 +266,18 @@ def spritesheet(farm: Services, request: Request, job_id: str) -> Response:
     from farm.media.stills import sheet
 
     job, artifact = finished(farm, job_id)
+    headers = {
+        "ETag": f'"{artifact.sha256}-sheet"', "Cache-Control": "private, no-cache",
+        "X-Content-Type-Options": "nosniff",
+    }  # fmt: skip
+    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with path.open("wb") as file:
             for part in farm.store.open(artifact.key):
                 file.write(part)
         png = sheet([decode(path)], [job.spec.prompt], columns=job.spec.frames)
-    headers = {"ETag": f'"{artifact.sha256}-sheet"', "Content-Length": str(len(png))}
     return Response(png, 200, headers, media_type="image/png")
 
 

@@ -6,9 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from farm.domain.job import Attempt, Dependency, Job, JobSpec, Progress
+from farm.domain.person import Token
 from farm.domain.request import seconds_of
 from farm.domain.states import JobState, StageName
+from farm.domain.usage import Usage
 from farm.domain.worker import Node, Quarantine, Worker
+from farm.scheduling.lanes import LaneView
 
 Json = dict[str, Any]
 
@@ -216,6 +219,47 @@ def quarantine_json(one: Quarantine) -> Json:
         "probes": one.probes,
         "last_probe_at": when(one.last_probe_at),
         "last_probe": one.last_probe,
+    }
+
+
+def lane_json(lane: LaneView) -> Json:
+    return {
+        "object": "lane",
+        "id": lane.id,
+        "class": lane.cls,
+        "model": lane.model,
+        "weight": lane.weight,
+        "virtual_time": round(lane.virtual_time, 3),
+        "waiting": lane.waiting,
+        "running": lane.running,
+        "closed_reason": lane.closed_reason,
+        "open_until": when(lane.open_until),
+    }
+
+
+def usage_json(one: Usage) -> Json:
+    return {
+        "owner": one.owner,
+        "project": one.project,
+        "videos": one.videos,
+        "attempts": one.attempts,
+        "gpu_seconds": round(one.gpu_seconds, 1),
+    }
+
+
+def token_json(one: Token) -> Json:
+    """Never its digest: who reads a list has no use for it."""
+    return {
+        "object": "token",
+        "prefix": one.prefix,
+        "name": one.name,
+        "role": one.role.value,
+        "created_at": when(one.created_at),
+        "created_by": one.created_by,
+        "expires_at": when(one.expires_at),
+        "last_used_at": when(one.last_used_at),
+        "revoked_at": when(one.revoked_at),
+        "revoked_by": one.revoked_by,
     }
 
 

@@ -1,9 +1,13 @@
 """`python -m farm.api.server`: the API and the page as one process. Never imports ray or torch."""
 
+import contextlib
 import functools
 import logging
+import os
+import secrets
 import socket
 import sys
+import tempfile
 from types import FrameType
 
 import uvicorn
@@ -11,6 +15,8 @@ import uvicorn
 from farm.api.app import create_app
 from farm.api.offer import Offer
 from farm.api.services import Services
+from farm.api.sessions import Sessions
+from farm.cluster.front_door import refuse_without_sign_in
 from farm.cluster.poke import dispatcher_listens, poke
 from farm.cluster.policies import stall_limits
 from farm.db.engine import check_schema, open_database
@@ -49,8 +55,27 @@ def build_services(settings: Settings) -> Services:
         stall_limits=stall_limits(settings),
         store_redirect=settings.store_redirect,
         dispatcher_alive=functools.partial(dispatcher_listens, settings),
-        hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host}),
+        hosts=tuple({"127.0.0.1", "localhost", "::1", settings.host, *settings.host_names}),
+        any_host=settings.is_public and not settings.host_names,
+        log_dir=settings.log_dir,
+        passwords=settings.passwords(),
+        sessions=Sessions(session_key(settings)),
+        public=settings.is_public,
+        artists_change_all=settings.artists_change_all,
     )
+
+
+def session_key(settings: Settings) -> bytes:
+    """Made once: a restart signs nobody out. Two servers that begin at once agree on the first one's."""
+    path = settings.session_key_file
+    if not path.exists():
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)
+        os.unlink(scratch)
+    return bytes.fromhex(path.read_text().strip())
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -73,6 +98,7 @@ def bind(settings: Settings) -> socket.socket:
 def main() -> int:
     try:
         settings = load_settings()
+        refuse_without_sign_in(settings)
         listening = bind(settings)
         services = build_services(settings)
     except FarmError as error:

@@ -1,16 +1,21 @@
 """What every route needs, built once per process: database, store, models, the poke and the event hub."""
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from farm.api.access import Gate
+from farm.api.sessions import Sessions
 from farm.db.engine import Database
 from farm.domain.errors import FarmError
+from farm.domain.person import ANYBODY, Means, Password, Person
 from farm.domain.request import Models
 from farm.scheduling.stalls import StallLimits
 from farm.storage.store import Store
@@ -61,6 +66,13 @@ class Services:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     stall_limits: StallLimits = field(default_factory=StallLimits)  # as the machines have them
     store_redirect: bool = False  # videos straight from the store, where it has addresses for everyone
+    log_dir: Path | None = None  # of this machine's processes
+    passwords: tuple[Password, ...] = ()
+    sessions: Sessions | None = None  # None: cookies of this process only
+    public: bool = False  # others than this machine's users reach it: nobody gets in without signing in
+    any_host: bool = False  # by whatever name they do
+    artists_change_all: bool = False
+    person: Person = ANYBODY  # who asks; see `services`
     store_watch: StoreWatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,9 +83,19 @@ class Services:
         """What can be asked for at this moment: workers come and go, and models are pulled while it runs."""
         return self.models_now()
 
+    def to(self, person: Person) -> "Services":
+        """The same farm, as this person meets it."""
+        met = copy.copy(self)
+        object.__setattr__(met, "person", person)
+        return met
 
-def services(request: Request) -> Services:
-    return cast(Services, request.app.state.services)
+    def by(self, said: str | None) -> str:
+        """Whose deed it is: of who has signed in; where nobody does, of whom they say they are."""
+        return (said or "somebody") if self.person.means is Means.OPEN else self.person.name
+
+
+def services(request: Request, visitor: Gate) -> Services:
+    return cast(Services, request.app.state.services).to(visitor.person)
 
 
 Farm = Annotated[Services, Depends(services)]

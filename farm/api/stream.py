@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import time
@@ -38,6 +39,11 @@ class Message:
     cursor: int | None = None
 
     def encode(self) -> bytes:
+        """The same bytes for every reader: they are made once."""
+        return self._encoded
+
+    @functools.cached_property
+    def _encoded(self) -> bytes:
         head = "" if self.cursor is None else f"id: {self.cursor}\n"
         body = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
         return f"{head}event: {self.kind}\ndata: {body}\n\n".encode()

@@ -95,7 +95,7 @@ def node_list(farm: Services) -> list[Json]:
 
 
 def wish_of_worker(farm: Services, worker_id: str, body: Json) -> Json:
-    wanted, now, reason, by = _wish(body)
+    wanted, now, reason, by = _wish(farm, body)
     worker = _worker(farm, worker_id)
     if worker.state == "gone":
         raise WorkerNotFound(f"worker {worker.id} is gone", "see who is there: farm workers")
@@ -113,7 +113,7 @@ def wish_of_worker(farm: Services, worker_id: str, body: Json) -> Json:
 
 
 def wish_of_node(farm: Services, name: str, body: Json) -> Json:
-    wanted, now, reason, by = _wish(body)
+    wanted, now, reason, by = _wish(farm, body)
     if wanted is Wish.QUARANTINE:
         raise InvalidRequest("a node cannot be quarantined, its GPUs can", "drain the node", "wish")
     node = _node(farm, name)
@@ -142,7 +142,7 @@ def quarantine(farm: Services, gpu: str, body: Json) -> Json:
                 "seconds must be a number from 1 to a year's", "leave it out: until it is released", "seconds"
             )
         seconds = float(seconds)
-    reason, by = _said(body)
+    reason, by = _said(farm, body)
     made = quarantines.put(farm.db, _gpu(farm, gpu), reason or "set aside by hand", by, seconds)
     farm.poke()
     return quarantine_json(made)
@@ -150,7 +150,7 @@ def quarantine(farm: Services, gpu: str, body: Json) -> Json:
 
 def release(farm: Services, gpu: str, body: Json) -> Json:
     _only(body, "reason", "by")
-    _, by = _said(body)
+    _, by = _said(farm, body)
     full = _gpu(farm, gpu)
     if not quarantines.release(farm.db, full, by):
         raise NotQuarantined(f"GPU {full} is not in quarantine", "see what is: farm workers")
@@ -202,7 +202,7 @@ def _one(text: str, among: Iterable[T], name: Callable[[T], str], missing: type[
     raise missing(f"there is no {what} {quote(text)}", "see them with: farm workers")
 
 
-def _wish(body: Json) -> tuple[Wish, bool, str | None, str]:
+def _wish(farm: Services, body: Json) -> tuple[Wish, bool, str | None, str]:
     _only(body, "wish", "now", "reason", "by")
     said = body.get("wish")
     words = [str(wish) for wish in Wish]
@@ -211,16 +211,16 @@ def _wish(body: Json) -> tuple[Wish, bool, str | None, str]:
     now = body.get("now", False)
     if not isinstance(now, bool):
         raise InvalidRequest("now must be true or false", "true gives the job in hand back at its next step", "now")
-    return Wish(said), now, *_said(body)
+    return Wish(said), now, *_said(farm, body)
 
 
-def _said(body: Json) -> tuple[str | None, str]:
-    """Why, and who. This farm has no sign-in: who asks says who they are."""
+def _said(farm: Services, body: Json) -> tuple[str | None, str]:
+    """Why, and who. Where nobody signs in, who asks says who they are."""
     words: dict[str, Any] = {name: body.get(name) for name in ("reason", "by")}
     for name, text in words.items():
         if text is not None and (not isinstance(text, str) or len(text) > _WORDS):
             raise InvalidRequest(f"{name} must be a text of at most {_WORDS} characters", "shorten it", name)
-    return (words["reason"] or "").strip() or None, (words["by"] or "").strip() or "somebody"
+    return (words["reason"] or "").strip() or None, farm.by((words["by"] or "").strip())
 
 
 def _only(body: Json, *names: str) -> None:

@@ -1,5 +1,6 @@
 """`farm up --background`: the same `farm up` in a session of its own; returns once the farm is ready."""
 
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +16,11 @@ def up_in_background(settings: Settings, options: Mapping[str, object]) -> int:
     from farm.cluster import supervisor
 
     flags: list[str] = []
+    environment = dict(os.environ)
     for name, value in options.items():
-        if value is not None:
+        if name == "auth" and value is not None:
+            environment["FARM_AUTH"] = str(value)  # not in `ps` a second time
+        elif value is not None:
             flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     settings.make_folders()
     log = settings.log_dir / "up.log"
@@ -27,6 +31,7 @@ def up_in_background(settings: Settings, options: Mapping[str, object]) -> int:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=environment,
         )
     while child.poll() is None:
         status = supervisor.status(settings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from farm.cli.config import farm_url
+from farm.cli.config import Profile, chosen
 from farm.domain.errors import Exit, FarmError, FarmUnreachable
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ class Refused(FarmError):
         self.rows: list[Json] = error.get("rows") or []
         if status in {400, 413, 415, 422} or self.code == "idempotency_conflict":
             self.exit = Exit.USAGE
-        elif status in {401, 403}:
+        elif status in {401, 403, 429}:
             self.exit = Exit.NOT_SIGNED_IN
         else:
             self.exit = Exit.FAILED
@@ -51,8 +51,11 @@ class StreamEvent:
 class Client:
     """One farm. Connections are not kept: a command makes one or two requests."""
 
-    def __init__(self, url: str | None = None, timeout: float = TIMEOUT) -> None:
-        self.url = url or farm_url()
+    def __init__(self, farm: Profile | str | None = None, timeout: float = TIMEOUT) -> None:
+        """`farm`: its address, or a profile; None: as the environment and the profile in use say."""
+        profile = chosen() if farm is None else Profile(farm) if isinstance(farm, str) else farm
+        self.url = profile.url
+        self._token = profile.token
         self.timeout = timeout
         parts = urlsplit(self.url)
         try:
@@ -169,6 +172,8 @@ class Client:
         given = {k: v for k, v in (query or {}).items() if v is not None}
         target = f"{self._base}{path}{'?' + urlencode(given, doseq=True) if given else ''}"
         sent = {"Accept": "application/json", "Connection": "close", **(headers or {})}
+        if self._token is not None:
+            sent["Authorization"] = f"Bearer {self._token}"
         data = None
         if isinstance(body, bytes):
             data, sent["Content-Type"] = body, "application/octet-stream"
@@ -191,6 +196,27 @@ class Client:
             if not isinstance(error, dict):
                 raise self._unreachable(f"it answered {response.status} in another language")
             raise Refused(response.status, cast(Json, error))
+        if response.status in {301, 302, 307, 308} and method == "GET":
+            response.close()
+            return self._elsewhere(response.headers.get("Location", ""), timeout)
+        return response
+
+    def _elsewhere(self, address: str, timeout: float | None) -> http.client.HTTPResponse:
+        """Where the farm sends those who read its videos. That place need not know who we are: it gets no token."""
+        there = urlsplit(address)
+        if there.scheme not in {"http", "https"} or not there.hostname:
+            raise self._unreachable(f"it sends us to {address!r}")
+        kind = http.client.HTTPSConnection if there.scheme == "https" else http.client.HTTPConnection
+        connection = kind(there.hostname, there.port, timeout=timeout or self.timeout)
+        try:
+            connection.request("GET", f"{there.path}{'?' + there.query if there.query else ''}")
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(f"{there.hostname}, where it keeps its videos, does not answer") from error
+        if response.status != 200:
+            response.close()
+            raise self._unreachable(f"{there.hostname}, where it keeps its videos, answered {response.status}")
         return response
 
     def _unreachable(self, why: object) -> FarmUnreachable:

@@ -1,6 +1,7 @@
 """Commands about the farm itself: up, down and migrate are for this machine, status asks FARM_URL."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,23 @@ from farm.domain.address import shown
 from farm.domain.errors import Exit, FarmError
 
 HOME = click.option("--home", type=click.Path(path_type=Path), help="Folder of the farm; default: ~/.turbofarm.")
+
+
+def sign_in_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Where the page is served, and who may sign in with a password."""
+    for option in (
+        click.option("--auth-file", type=click.Path(path_type=Path), help="NAME:PASSWORD lines; chmod 600."),
+        click.option("--auth", metavar="NAME:PASSWORD", help="One admin. Visible in `ps`: prefer --auth-file."),
+        click.option("--host", metavar="ADDRESS", help="Where page and API listen. Default: 127.0.0.1."),
+    ):
+        command = option(command)
+    return command
+
+
+def auth_settings(host: str | None, auth: str | None, auth_file: Path | None) -> dict[str, str | None]:
+    if auth is not None:
+        output.note("--auth is visible to every user of this machine in `ps`; --auth-file FILE is not")
+    return {"host": host, "auth": auth, "auth_file": None if auth_file is None else str(auth_file)}
 
 
 class NotInstalled(FarmError):
@@ -26,6 +44,7 @@ class NotInstalled(FarmError):
 @click.option("--workers", type=int, help="Default: one per visible GPU, or one on the CPU.")
 @click.option("--model", help="Model that the workers keep in memory.")
 @click.option("--with-servers", is_flag=True, help="Run a Postgres and an S3 server beside it, for a try-out.")
+@sign_in_options
 @click.option("--background", is_flag=True, help="Return once the farm is ready; stop it with `farm down`.")
 def up(
     home: Path | None,
@@ -34,10 +53,14 @@ def up(
     model: str | None,
     with_servers: bool,
     background: bool,
+    host: str | None,
+    auth: str | None,
+    auth_file: Path | None,
 ) -> None:
     """Start a farm on this machine and keep it running until Ctrl-C (or `farm down`)."""
     options = {
         "home": home, "port": port, "workers": workers, "model": model, "with_servers": with_servers or None,
+        **auth_settings(host, auth, auth_file),
     }  # fmt: skip
     settings = server_settings(**options)
     if background:

@@ -16,11 +16,22 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--state", multiple=True, help="queued, running, held, succeeded, failed, cancelled; repeatable.")
 @click.option("--search", help="Words of the prompt.")
 @click.option("--batch", help="Jobs of one batch.")
+@click.option("--owner", help="Jobs of one person.")
+@click.option("--project", help="Jobs of one project.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @JSON
-def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(
+    state: tuple[str, ...],
+    search: str | None,
+    batch: str | None,
+    owner: str | None,
+    project: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List jobs, newest first."""
-    jobs = Client().jobs(limit=limit, state=list(state) or None, search=search, batch=batch)
+    wanted = {"search": search, "batch": batch, "owner": owner, "project": project}
+    jobs = Client().jobs(limit=limit, state=list(state) or None, **wanted)
     if as_json:
         output.records(jobs)
         return
@@ -36,7 +47,7 @@ def list_jobs(state: tuple[str, ...], search: str | None, batch: str | None, lim
     ]
     if rows:
         output.table(rows, ["job", "state", "age", "seed", "prompt"])
-    elif state or search or batch:
+    elif state or any(wanted.values()):
         output.note("no job matches; see all: farm list")
     else:
         output.note('no jobs; make one: farm submit "a red star moving up"')

@@ -22,6 +22,9 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "rerun": ("jobs", "rerun", "Render a job's settings again as a new job.", "Videos"),
     "hold": ("jobs", "hold", "Keep queued jobs from starting.", "Videos"),
     "release": ("jobs", "release", "Let held jobs go.", "Videos"),
+    "logs": ("queue", "logs", "What was logged about a job.", "Videos"),
+    "usage": ("queue", "usage", "GPU time by owner and project.", "Videos"),
+    "config": ("profiles", "config", "Your farms, and how you sign in there.", "Videos"),
     "batch": ("batch", "batch", "Many prompts at once.", "Videos"),
     "up": ("farm", "up", "Start a farm on this machine.", "Farm"),
     "down": ("farm", "down", "Stop it.", "Farm"),
@@ -29,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "worker": ("nodes", "worker", "Let this machine render for a server.", "Farm"),
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
     "workers": ("workers", "workers", "Who renders; drain, restart, resume, quarantine.", "Farm"),
+    "token": ("token", "token", "Who may sign in: create, list, revoke.", "Farm"),
     "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "sweep": ("sweep", "sweep", "Free what nobody can see any more in the store.", "Farm"),
@@ -65,7 +69,7 @@ def cli() -> None:
     farm up                                        start it here
     farm submit "a red star moving up" --wait      render, and watch it happen
 
-    FARM_URL names the farm to talk to (default http://127.0.0.1:7860).
+    FARM_URL names the farm to talk to (default http://127.0.0.1:7860), FARM_TOKEN says who you are.
     """
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from farm.cli import output
-from farm.cli.farm import HOME, server_settings
+from farm.cli.farm import HOME, auth_settings, server_settings, sign_in_options
 
 TOKEN = click.option("--token-file", type=click.Path(path_type=Path), help="Default: farm-token in the folder.")
 
 
 @click.command()
 @HOME
-@click.option("--port", type=int, help="Of the page and API, on this machine only. Default: 7860.")
+@click.option("--port", type=int, help="Of the page and API. Default: 7860.")
 @click.option(
     "--listen", metavar="ADDRESS", help="Address of this machine that render nodes reach. Default: none do."
 )
@@ -20,6 +20,7 @@ TOKEN = click.option("--token-file", type=click.Path(path_type=Path), help="Defa
 @TOKEN
 @click.option("--workers", type=int, help="Render here, too, with so many workers. Default: 0.")
 @click.option("--model", help="Model that the workers keep in memory.")
+@sign_in_options
 def serve(
     home: Path | None,
     port: int | None,
@@ -28,6 +29,9 @@ def serve(
     token_file: Path | None,
     workers: int | None,
     model: str | None,
+    host: str | None,
+    auth: str | None,
+    auth_file: Path | None,
 ) -> None:
     """Start the server of a farm of several machines and keep it running until Ctrl-C (or `farm down`).
 
@@ -35,7 +39,7 @@ def serve(
     """
     settings = server_settings(
         home=home, port=port, listen=listen, ray_port=ray_port, token_file=token_file and str(token_file),
-        workers=workers, model=model,
+        workers=workers, model=model, **auth_settings(host, auth, auth_file),
     )  # fmt: skip
     from farm.cluster import nodes
 

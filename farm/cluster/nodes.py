@@ -9,7 +9,6 @@ another machine needs Postgres; its store may be S3, or a folder that is mounted
 """
 
 import hashlib
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from farm.cluster import ray_node
 from farm.cluster.children import ChildSpec, children_of_node, children_of_server
+from farm.cluster.front_door import refuse_without_sign_in
 from farm.cluster.poke import is_listening
 from farm.cluster.slots import slots_here
 from farm.cluster.supervisor import (
@@ -30,6 +30,7 @@ from farm.cluster.supervisor import (
     until_page_answers,
 )
 from farm.db.engine import check_schema, migrate, open_database
+from farm.domain.address import is_loopback
 from farm.domain.errors import FarmError, FarmUnreachable, InvalidRequest
 from farm.settings import Settings
 from farm.storage.store import open_store
@@ -44,10 +45,6 @@ class JoinRefused(FarmError):
     code = "join_refused"
 
 
-class NotServedInPublic(InvalidRequest):
-    code = "no_sign_in"
-
-
 @dataclass(frozen=True)
 class Server:
     """Where a node joins: the address of the server's Ray, and our own address as the server sees it."""
@@ -58,7 +55,7 @@ class Server:
 
     @property
     def is_this_machine(self) -> bool:
-        return self.host == self.own_address or _is_loopback(self.host)
+        return self.host == self.own_address or is_loopback(self.host)
 
 
 def serve(
@@ -68,7 +65,7 @@ def serve(
 ) -> None:
     """Runs the server until SIGINT or SIGTERM: Ray's head, API, dispatcher; workers only if asked for.
 
-    Raises NotServedInPublic, InvalidRequest, and whatever `up` raises.
+    Raises NoSignIn, InvalidRequest, and whatever `up` raises.
     """
     settings = settings.model_copy(
         update={
@@ -76,17 +73,18 @@ def serve(
             "token_file": settings.token_file or str(ray_node.shared_token(settings)),
         }
     )  # fmt: skip
-    _refuse_public_page(settings)
+    refuse_without_sign_in(settings)
     if settings.ray_port in _RAYS_OWN_PORTS:
         raise InvalidRequest(
             f"Ray gives port {settings.ray_port} to its own workers",
             f"choose one below {_RAYS_OWN_PORTS.start} or above {_RAYS_OWN_PORTS.stop - 1} with --ray-port",
             field="ray_port",
         )
-    if not _is_loopback(settings.listen):
+    if not is_loopback(settings.listen):
         _refuse_what_stays_here(settings)
     probe_model(settings)
     with folder_held(settings) as (lock, log):
+        settings = settings.with_auth_in_file()
         probe_port(settings.host, settings.port, "--port")
         probe_port(settings.listen, settings.ray_port, "--ray-port")
         probe_store(settings)
@@ -150,7 +148,8 @@ def how_to_join(settings: Settings) -> str:
         f"TOKEN is a copy of {settings.token_file} (chmod 600); FARM_DATABASE_URL and FARM_STORE must be set there"
         " as they are here.",
         f"Ray listens on every interface of this machine (port {settings.ray_port} and others), guarded"
-        " by the token: keep it inside a private network. The page stays on this machine.",
+        " by the token: keep it inside a private network."
+        + ("" if settings.is_public else " The page stays on this machine."),
     ))  # fmt: skip
 
 
@@ -161,17 +160,6 @@ def _own_name(settings: Settings) -> str:
     except OSError:
         boot = str(os.getppid())
     return f"{socket.gethostname()}-{hashlib.sha256(f'{boot}{settings.home}'.encode()).hexdigest()[:4]}"
-
-
-def _refuse_public_page(settings: Settings) -> None:
-    if not _is_loopback(settings.host):
-        raise NotServedInPublic(
-            f"the page and API cannot be served on {settings.host}: this version has no sign-in, so whoever"
-            " reached it could use and stop the farm",
-            f"leave host at 127.0.0.1 and reach it through ssh -L {settings.port}:127.0.0.1:{settings.port};"
-            " --listen opens the part for render nodes only",
-            field="host",
-        )
 
 
 def _refuse_what_stays_here(settings: Settings) -> None:
@@ -253,10 +241,3 @@ def _has_joined(settings: Settings, server: Server, ray_output: Path, begin: int
             "copy the server's token file there again: `farm serve` names it when it starts",
         )
     return "Ray runtime started" in said and is_listening(settings.agent_socket)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -20,6 +20,7 @@ from typing import Any
 
 from farm.cluster import processes, ray_node
 from farm.cluster.children import Child, ChildSpec, children_of
+from farm.cluster.front_door import refuse_without_sign_in
 from farm.cluster.lock import FarmLock, FarmStatus, end_leftovers, is_held, read_status
 from farm.db.engine import migrate
 from farm.domain.errors import FarmError, FolderUnusable, InvalidRequest, PortInUse
@@ -45,13 +46,15 @@ def up(
 ) -> None:
     """Runs the farm in this process until SIGINT or SIGTERM. `children` is for tests.
 
-    Raises UnknownModel, FolderInUse, FolderUnusable, PortInUse, StorageUnavailable, SchemaOutdated,
+    Raises NoSignIn, UnknownModel, FolderInUse, FolderUnusable, PortInUse, StorageUnavailable, SchemaOutdated,
     ChildCannotStart.
     """
+    refuse_without_sign_in(settings)
     probe_model(settings)
     if not settings.with_servers and (settings.home / "servers").exists():
         say(f"{settings.home} has servers of its own from an earlier `farm up --with-servers`: not used this time")
     with folder_held(settings) as (lock, log):
+        settings = settings.with_auth_in_file()
         probe_port(settings.host, settings.port, "--port")
         with _servers_beside(settings, log) as (settings, beside):
             probe_store(settings)
@@ -80,6 +83,7 @@ def folder_held(settings: Settings) -> Generator[tuple[FarmLock, Log]]:
         settings.make_folders()
         yield lock, log
     finally:
+        (settings.run_dir / "auth").unlink(missing_ok=True)  # see Settings.with_auth_in_file
         settings.remove_fallback_folders()
         lock.release()
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy import RowMapping, Select, select
 
-from farm.db.tables import attempts, events, jobs, leases, nodes, quarantines, workers
+from farm.db.tables import attempts, events, jobs, leases, nodes, quarantines, tokens, workers
 from farm.domain.job import Artifact, Attempt, Event, Job, JobError, JobSpec, Progress, Requires
+from farm.domain.person import Token
 from farm.domain.states import StageName, Wish
 from farm.domain.worker import Node, Quarantine, Worker
 
@@ -92,6 +93,10 @@ def node(r: RowMapping) -> Node:
 
 def quarantine(r: RowMapping) -> Quarantine:
     return Quarantine(**{column.name: r[column] for column in quarantines.c})
+
+
+def token(r: RowMapping) -> Token:
+    return Token(**{column.name: r[column] for column in tokens.c})
 
 
 def event(r: RowMapping) -> Event:

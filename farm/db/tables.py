@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from farm.db.dialect import HALF_EMPTY, NEVER_REUSED, JobId, RowNumber, UtcTime, only_where
+from farm.domain.person import Role
 from farm.domain.states import FINAL, After, JobState, Outcome, StageName, Wish
 
 metadata = MetaData(
@@ -258,6 +259,23 @@ quarantines = Table(
     Column("last_probe", Text),  # what it found
     Column("released_at", UtcTime),
     Column("released_by", Text),
+)
+
+# Who may sign in with a token. Only a digest of it is kept; nothing is ever deleted: once there was an account,
+# a farm is not open to everybody again because the last one was revoked.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("prefix", Text, primary_key=True),  # the token's public part
+    Column("digest", String(64), nullable=False),  # SHA-256 of the whole
+    Column("name", Text, nullable=False),  # the person, owner of what it submits
+    Column("role", _word(Role, "role_known"), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("last_used_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    Column("revoked_by", Text),
 )
 
 # The outbox: what the stream reads. Its ids come to light in their order: see dialect.settled_events.

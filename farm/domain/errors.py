@@ -62,6 +62,33 @@ class GpuNotFound(FarmError):
     status = 404
 
 
+class TokenNotFound(FarmError):
+    code = "token_not_found"
+    status = 404
+
+
+class NotSignedIn(FarmError):
+    """Nobody said who they are, or not in a way that the farm believes."""
+
+    code = "not_signed_in"
+    status = 401
+    exit = Exit.NOT_SIGNED_IN
+
+
+class TooManyTries(FarmError):
+    code = "too_many_tries"
+    status = 429
+    exit = Exit.NOT_SIGNED_IN
+
+
+class NotAllowed(FarmError):
+    """The farm knows who asks, and this is not theirs to do."""
+
+    code = "not_allowed"
+    status = 403
+    exit = Exit.NOT_SIGNED_IN
+
+
 class NotReady(FarmError):
     """The thing exists but not yet: the video of a job that has not succeeded."""
 

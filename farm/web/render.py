@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from farm.domain.errors import FarmError
+from farm.web.visitor import signed_in, with_form_token
 from farm.web.words import LANGUAGES, WORDS, language
 from farm.web.words.sentences import said
 
@@ -40,7 +41,7 @@ def page(request: Request, template: str, context: dict[str, Any], status: int =
         ],
     }
     text = environment().get_template(template).render({**speech, **context})
-    answer = HTMLResponse(text, status, HEADERS)
+    answer = HTMLResponse(with_form_token(text, asset("session.js")), status, HEADERS)
     if request.query_params.get("lang") == lang != request.cookies.get("lang"):
         answer.set_cookie("lang", lang, max_age=31536000, samesite="lax")
     return answer
@@ -88,7 +89,7 @@ def environment() -> Environment:
     open_env: Any = env  # jinja2 leaves the types of both tables open
     open_env.filters.update(ago=ago, exact=exact, size=size, took=took)
     open_env.filters["said"] = said
-    open_env.globals["asset"] = asset
+    open_env.globals.update(asset=asset, signed_in=signed_in)
     return env
 
 

@@ -20,6 +20,7 @@ from model.training.run import STAGES
 from model.training.setup import SHAPES
 
 PROVENANCE = "provenance.json"
+TEACHERS = Path(__file__).resolve().parent / "teachers"
 DISTILLED = ("student", "sparse")
 
 
@@ -40,8 +41,8 @@ def quantized(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def export(run: Path, folder: Path, stage: str, revision: str) -> None:
-    """Write what `stage` left of each task that the run has."""
+def export(run: Path, folder: Path, teachers: Path, stage: str, revision: str) -> None:
+    """Write what `stage` left of each task that the run has, and the teachers of these tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in SHAPES:
         path = run / f"{stage}-{task}.safetensors"
@@ -50,6 +51,10 @@ def export(run: Path, folder: Path, stage: str, revision: str) -> None:
         model = load_file(path)
         save_file(quantized(_part(model, "transformer.")), folder / f"transformer-{task}.safetensors")
         save_file(_part(model, "text_encoder."), folder / "text_encoder.safetensors")  # one for both
+        teacher = run / f"teacher-{task}.safetensors"
+        if teacher.exists():  # not to render with, but to go on from (model.training.unpack)
+            teachers.mkdir(parents=True, exist_ok=True)
+            save_file(quantized(_part(load_file(teacher), "transformer.")), teachers / teacher.name)
     vae = load_file(run / "vae.safetensors")
     save_file({"colour": vae.pop("preview")}, folder / "preview.safetensors")
     save_file(vae, folder / "vae.safetensors")
@@ -90,10 +95,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--teachers", type=Path, default=TEACHERS)
     parser.add_argument("--stage", choices=DISTILLED, default="sparse", help="whose weights")
     parser.add_argument("--revision", default=_revision(), help="of the code that trained them")
     args = parser.parse_args()
-    export(args.run, args.to, args.stage, args.revision)
+    export(args.run, args.to, args.teachers, args.stage, args.revision)
     for path in sorted(args.to.glob("*.safetensors")):
         print(f"{path.stat().st_size:>9} {path.name}")
 

@@ -28,7 +28,8 @@ class Command:
     def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("FARM_")},
-            "PYTHONPATH": str(ROOT), "FARM_URL": self.url, **self.environment,
+            "PYTHONPATH": str(ROOT), "FARM_URL": self.url,
+            "FARM_CONFIG": str(self.cwd / "client.json"), **self.environment,
         }  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-m", "farm.cli.main", *arguments], cwd=self.cwd, env=environment,

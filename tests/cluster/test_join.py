@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from farm.cluster import nodes, ray_node
+from farm.cluster import front_door, nodes, ray_node
 from farm.db.engine import migrate
 from farm.domain.errors import FarmError, FarmUnreachable, InvalidRequest, PortInUse, SchemaOutdated
 from farm.settings import Settings, load_settings
@@ -54,7 +54,7 @@ def changed(settings: Settings, **options: Any) -> Settings:
 
 def test_the_page_is_not_served_to_strangers(tmp_path: Path):
     for host in ("0.0.0.0", "::", "10.0.0.5", "render-01"):
-        with pytest.raises(nodes.NotServedInPublic, match="no sign-in") as caught:
+        with pytest.raises(front_door.NoSignIn, match="without sign-in") as caught:
             nodes.serve(load_settings(home=tmp_path / "home", host=host), children=never)
         assert "ssh -L 7860" in caught.value.next
     assert not (tmp_path / "home").exists()

@@ -17,7 +17,7 @@ from model import sampler
 from model.checkpoints import int8, safetensors
 from model.checkpoints.fill import fill
 from model.demo import world
-from model.training import denoiser, export, guidance, latents, run, setup, sparse, student, teacher, vae
+from model.training import denoiser, export, guidance, latents, run, setup, sparse, student, teacher, unpack, vae
 from model.training.optimizer import Optimizers
 from model.wan.conditioning import image_condition
 from model.wan.config import TransformerConfig, preset
@@ -104,7 +104,18 @@ def test_every_stage_builds_on_the_one_before_until_both_models_can_be_shipped(t
     for task in ("t2v", "i2v"):
         for module in (guidance, student, sparse):
             stage(module, tiny, "--task", task, *QUICK)
-    export.export(tiny, tiny / "out", "sparse", "abc")
+    export.export(tiny, tiny / "out", tiny / "teachers", "sparse", "abc")
+    assert not unpack.unpack(tiny / "out", tiny / "teachers", tiny), "what a run has is left alone"
+    names = {p.name for p in unpack.unpack(tiny / "out", tiny / "teachers", tiny / "again")}
+    assert names == {
+        *(f"{s}-{t}.safetensors" for s in ("sparse", "teacher") for t in ("t2v", "i2v")), "vae.safetensors"
+    }  # fmt: skip
+    for name in names:
+        before, after = load_file(tiny / name), load_file(tiny / "again" / name)
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            off = (after[key].float() - value.float()).abs().max()
+            assert off <= value.float().abs().max() / 100, (name, key)
     told = json.loads((tiny / "out" / "provenance.json").read_text())
     assert (told["revision"], told["shipped"]) == ("abc", "sparse")
     said = {(s["stage"], s.get("task")): s for s in told["stages"]}
