@@ -83,6 +83,7 @@ OPERATIONS: dict[str, Op] = {
     "POST /api/jobs/{job_id}/release": Op("Let a held job go.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/front": Op("Let it go before its owner's other jobs.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/retry": Op("The same job once more.", "Job", errors=_CHANGE),
+    "POST /api/jobs/{job_id}/front": Op("Before all that wait in its lane.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/rerun": Op("A new job like it.", "SubmittedJob", "Changes", 201, _SUBMIT, also=200),
     "GET /api/jobs/{job_id}/content": Op(
         "The MP4; or for other players, as ProRes, as PNGs, at another rate.", _FORMS, errors=(*_FILE, 422)
