@@ -81,7 +81,6 @@ OPERATIONS: dict[str, Op] = {
     "POST /api/jobs/{job_id}/cancel": Op("Take it out of the queue, or stop it.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/hold": Op("Keep it from starting.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/release": Op("Let a held job go.", "Job", errors=_CHANGE),
-    "POST /api/jobs/{job_id}/front": Op("Let it go before its owner's other jobs.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/retry": Op("The same job once more.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/front": Op("Before all that wait in its lane.", "Job", errors=_CHANGE),
     "POST /api/jobs/{job_id}/rerun": Op("A new job like it.", "SubmittedJob", "Changes", 201, _SUBMIT, also=200),

@@ -13,7 +13,7 @@ ENGLISH: dict[str, str] = {
     "and are saved once it is back. Jobs are accepted; videos cannot be played or downloaded meanwhile.",
     "error_503": "Nothing is lost: jobs that were accepted are kept, and what is being rendered goes on. "
     "This page tries again by itself.",
- "all_jobs": "All jobs",
+    "all_jobs": "All jobs",
     # time
     "just_now": "just now", "ago_s": "{n} s ago", "ago_min": "{n} min ago", "ago_h": "{n} h ago",
     "ago_d": "{n} d ago", "left": "{n} s left",
