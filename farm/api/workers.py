@@ -122,7 +122,7 @@ def wish_of_node(farm: Services, name: str, body: Json) -> Json:
         # Restarting is over once it has happened: those that begin later have nothing to restart for.
         for worker in mine:
             workers.wish(farm.db, worker.id, Wish.RESTART, by, reason, now)
-        changed = next(one for one in nodes.find(farm.db) if one.node == node)
+        changed = nodes.get(farm.db, node)
     else:
         changed = nodes.wish(farm.db, node, wanted, by, reason, now)
     if wanted is Wish.RUN:

@@ -33,6 +33,13 @@ def find(db: Database) -> list[Node]:
         return [rows.node(row) for row in conn.execute(select(nodes).order_by(nodes.c.node)).mappings()]
 
 
+def get(db: Database, node: str) -> Node:
+    """The machine of that name; known from now on, also where only its workers were heard of."""
+    with db.write() as conn:
+        _there(conn, node)
+        return rows.node(conn.execute(select(nodes).where(nodes.c.node == node)).mappings().one())
+
+
 def wish(
     db: Database, node: str, wanted: Wish, by: str = "somebody", reason: str | None = None, now: bool = False
 ) -> Node:
