@@ -95,7 +95,7 @@ def test_a_model_without_one_block_misses_the_gates() -> None:
     p = preset("demo-t2v")
     pipeline = Pipeline.load(p)
     variants.zeroed(pipeline, 0)
-    asked = trials.held_out_trials(6, seed=2)
+    asked = trials.held_out_trials(3, seed=2)
     variant = variants.Variant(p.name, p, lambda: pipeline, 4, p.guidance, shipped=True)
     assert evaluate.failures([evaluate.judge(variant, asked, 3, False, None)])
 
