@@ -1,15 +1,14 @@
 """The form: limits said and the nearest value offered, words that a model does not know, settings that stay."""
 
-import json
-
 import httpx
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from farm.db import jobs
 from tests.browser.conftest import Visit
 from tests.browser.test_image import deliver
 from tests.library import I2V
 from tests.served.farm import Served
+from tests.served.machine import Machine
 from tests.served.pictures import offer_i2v
 
 expect.set_options(timeout=15_000)
@@ -144,19 +143,22 @@ def test_an_image_that_is_dropped_chooses_a_model_that_begins_with_one(visit: Vi
     expect(page.locator("[name=model]")).to_have_value(I2V.name)
 
 
-def test_a_finished_video_gives_its_settings_back(visit: Visit) -> None:
-    said = {"settings": {"prompt": "a red star", "seed": 11, "steps": 3}}
+def test_a_finished_video_gives_its_settings_back(visit: Visit, served: Served, machine: Machine) -> None:
+    wish = {"prompt": "一个红色的星星", "seed": 11, "steps": 3}
+    job = httpx.post(f"{served.url}/api/jobs", json=wish).json()["id"]
+    machine.take()
+    machine.finish()
+    content = httpx.get(f"{served.url}/api/jobs/{job}/content").content
     page = visit.open()
-
-    def answer(route: Route) -> None:
-        route.fulfill(body=json.dumps(said), content_type="application/json")
-
-    page.route("**/api/inspect", answer)
-    video = {"name": "star.mp4", "mimeType": "video/mp4", "buffer": b"\0" * 99}
-    page.set_input_files("#restore", [video])
-    expect(page.locator("#prompt")).to_have_value("a red star")
+    page.set_input_files("#restore", [{"name": "star.mp4", "mimeType": "video/mp4", "buffer": content}])
+    expect(page.locator("#prompt")).to_have_value("一个红色的星星")
     expect(page.locator("[name=seed]")).to_have_value("11")
+    expect(page.locator("[name=steps]")).to_have_value("3")
     expect(page.locator("#hint-text")).to_have_text("Settings of star.mp4 are in the form.")
+    foreign = {"name": "cat.mp4", "mimeType": "video/mp4", "buffer": b"\0" * 99}
+    page.set_input_files("#restore", [foreign])
+    expect(page.locator("#form-error")).to_be_visible()
+    expect(page.locator("#prompt")).to_have_value("一个红色的星星")
 
 
 def test_several_also_without_the_script(served: Served) -> None:

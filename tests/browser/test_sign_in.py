@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from farm.db import jobs, tokens
 from farm.domain.person import Role
 from tests.browser.conftest import Visit
+from tests.browser.test_access import AXE, RUN
 from tests.served.farm import Served
 
 
@@ -39,6 +40,20 @@ def test_a_job_is_submitted_and_seen_live_after_signing_in(visit: Visit, served:
     assert job.owner == "mei"
     jobs.hold(served.services.db, job.id)
     expect(page.locator("#rows [data-job]")).to_have_attribute("data-state", "held")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious_where_people_sign_in(
+    browser: Browser, served: Served, secret: str, theme: str
+) -> None:
+    served.app.state.accounts.look_again()
+    context = browser.new_context(bypass_csp=True, color_scheme=theme)  # type: ignore[arg-type]
+    page = context.new_page()
+    for language in ("en", "zh"):
+        page.goto(f"{served.url}/login?lang={language}")
+        page.evaluate(AXE)
+        assert page.evaluate(RUN) == []
+    context.close()
 
 
 def test_signing_out_leads_to_the_form_and_a_page_left_open_notices(
