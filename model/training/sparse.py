@@ -1,8 +1,8 @@
 """Stage 6: sparse-linear attention. `python -m model.training.sparse --out runs/demo`
 
-The sparse model learns to answer as the dense student does, on the student's own path (SLA, Zhang et al. 2025:
-a short fine-tuning in which the linear branch learns what the dropped blocks held). Every other batch asks it
-densely, so that one file serves both ways.
+The sparse model learns to answer as the dense student does (SLA, Zhang et al. 2025: a short fine-tuning in which
+the linear branch learns what the dropped blocks held), half of the time on its own path, so that it learns to mend
+its own errors. Every third batch asks it densely, so that one file serves both ways.
 """
 
 import random
@@ -10,6 +10,7 @@ import random
 import torch
 from torch import Tensor
 
+from kernels import switch
 from model.training.denoiser import Denoiser, Pool
 from model.training.distil import distil
 from model.training.setup import TOPK
@@ -23,15 +24,20 @@ def align_loss(sparse: Denoiser, dense: Denoiser, pool: Pool, batch: int, rng: r
         text = sparse.text(drawn.ids)
         with torch.no_grad():
             denses_text = dense.text(drawn.ids)
-    x = noisy(dense, drawn, step, denses_text, rng.random() < ON_PATH)
+    sparse.transformer.topk = TOPK
+    x = noisy(sparse, drawn, step, text.detach(), rng.random() < ON_PATH)
     with torch.no_grad():
         target = ask(dense, x, TIMES[step], denses_text, drawn)
-    sparse.transformer.topk = rng.choice((TOPK, None))
+    sparse.transformer.topk = rng.choice((TOPK, TOPK, None))
     return (ask(sparse, x, TIMES[step], text, drawn) - target).square().mean()
 
 
 def main() -> None:
-    distil(__doc__, "sparse", "student", align_loss, seconds=300, cosine_from=0.3, batch=48, seed=6)
+    switch.use("reference")  # the kernel has no gradient: one arithmetic for the whole stage
+    try:
+        distil(__doc__, "sparse", "student", align_loss, seconds=300, cosine_from=0.3, batch=48, seed=6)
+    finally:
+        switch.use(None)
 
 
 if __name__ == "__main__":
