@@ -1,4 +1,4 @@
-"""What text-to-video learned after its teacher, for image-to-video. `python -m model.training.carry --stage student`
+"""What distilling taught text-to-video, for image-to-video. `python -m model.training.carry --stage student`
 
 Task arithmetic (Ilharco et al. 2023): what a stage changed in the text-to-video model is added to the
 image-to-video teacher, which began as the same text-to-video teacher. No training; the stages may go on from it.

@@ -17,7 +17,20 @@ from model import sampler
 from model.checkpoints import int8, safetensors
 from model.checkpoints.fill import fill
 from model.demo import world
-from model.training import carry, denoiser, export, guidance, latents, run, setup, sparse, student, teacher, unpack, vae
+from model.training import (
+    carry,
+    denoiser,
+    export,
+    guidance,
+    latents,
+    run,
+    setup,
+    sparse,
+    student,
+    teacher,
+    unpack,
+    vae,
+)
 from model.training.optimizer import Optimizers
 from model.wan.conditioning import image_condition
 from model.wan.config import TransformerConfig, preset
