@@ -36,7 +36,7 @@ _HERE = {
         "GET /api/jobs/{job_id}/content", "GET /api/jobs/{job_id}/thumbnail", "GET /api/jobs/{job_id}/preview",
         "GET /api/jobs/{job_id}/strip", "POST /api/inspect",
         "GET /api/jobs/{job_id}/logs",
-        "POST /api/batches", "GET /api/batches/{name}",
+        "POST /api/batches", "GET /api/batches/{name}", "POST /api/prune",
         "POST /api/images", "GET /api/images/{digest}", "GET /api/images/{digest}/thumbnail",
         "GET /api/workers", "GET /api/workers/{worker_id}", "GET /api/nodes", "GET /api/gpus",
         "GET /api/lanes", "GET /api/usage",

@@ -18,6 +18,7 @@ from farm.api import (
     lanes,
     models,
     people,
+    prune,
     videos,
     workers,
 )
@@ -54,6 +55,7 @@ def create_app(services: Services) -> FastAPI:
         videos,
         jobs,
         batches,
+        prune,
         images,
         inspect,
         workers,

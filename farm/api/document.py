@@ -94,6 +94,12 @@ OPERATIONS: dict[str, Op] = {
     "GET /api/jobs/{job_id}/logs": Op("What was logged about it.", "LogLines", errors=(404, 422)),
     "POST /api/batches": Op("Submit many jobs, all or none.", "Batch", "BatchWish", 201, _SUBMIT, also=200),
     "GET /api/batches/{name}": Op("A batch's state, from its jobs.", "BatchState", errors=(404,)),
+    "POST /api/prune": Op(
+        "Remove finished jobs and their videos, or say what would go.",
+        "Pruned",
+        "PruneWish",
+        errors=(400, 413, 422),
+    ),
     "POST /api/images": Op("Upload a first frame.", "Image", "file", 201, (400, 413, 422, 507)),
     "GET /api/images/{digest}": Op("An uploaded image.", _PNG, errors=(404, 410)),
     "GET /api/images/{digest}/thumbnail": Op("A small one.", _JPEG, errors=(404, 410)),

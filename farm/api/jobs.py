@@ -18,7 +18,7 @@ from farm.api.variants import made_into
 from farm.db import jobs, lanes, leases, quarantines, workers
 from farm.db.engine import Database
 from farm.db.leases import Stalled
-from farm.domain.errors import InvalidRequest, NotReady
+from farm.domain.errors import InvalidRequest, NotReady, VideoRemoved
 from farm.domain.fields import quote
 from farm.domain.job import Artifact, Assignment, Job, NewJob
 from farm.domain.prompt import hint
@@ -302,6 +302,11 @@ def finished(farm: Services, job_id: str) -> tuple[Job, Artifact]:
     if job.artifact is None or job.state is not JobState.SUCCEEDED:
         todo = "retry it" if job.state.final else f"wait for it: farm watch {job.id}"
         raise NotReady(f"job {job.id} has no video: it is {job.state.value}", todo)
+    if job.video_removed_at is not None:
+        raise VideoRemoved(
+            f"the video of job {job.id} was removed on {job.video_removed_at:%Y-%m-%d}",
+            f"render it again: farm rerun {job.id}",
+        )
     return job, job.artifact
 
 

@@ -82,6 +82,7 @@ def job_json(job: Job) -> Json:
         "progress": progress_json(job) if job.progress and not job.state.final else None,
         "percent": percent(job),
         "artifact": artifact_json(job),
+        "video_removed_at": when(job.video_removed_at),
         "error": error_json(job),
     }
 
@@ -146,7 +147,7 @@ def preview_url(job: str, epoch: int, step: int) -> str:
 
 
 def artifact_json(job: Job) -> Json | None:
-    if job.artifact is None or job.state is not JobState.SUCCEEDED:
+    if job.artifact is None or job.state is not JobState.SUCCEEDED or job.video_removed_at is not None:
         return None
     return {
         "url": f"/api/jobs/{job.id}/content",

@@ -7,7 +7,7 @@ from typing import Any
 
 from farm.domain.fields import FIELDS
 from farm.domain.person import Means, Role
-from farm.domain.states import After, JobState, Outcome, StageName, Wish
+from farm.domain.states import FINAL, After, JobState, Outcome, StageName, Wish
 
 Schema = dict[str, Any]
 
@@ -92,7 +92,8 @@ _JOB = _answer(
     finished_at=_or_null(TIME), not_before=_or_null(TIME), requires=_or_null(OBJECT),
     expanded_prompt=_or_null(TEXT), memory_plan=COUNT, avoid=_list(TEXT), rest_until=_or_null(TIME),
     cancel_requested=BOOL, progress=_or_null(_STAGE), percent={"type": "integer", "minimum": 0, "maximum": 100},
-    artifact=_or_null(_ARTIFACT), error=_or_null(_answer(code=TEXT, message=TEXT, next=TEXT)),
+    artifact=_or_null(_ARTIFACT), video_removed_at=_or_null(TIME),
+    error=_or_null(_answer(code=TEXT, message=TEXT, next=TEXT)),
 )  # fmt: skip
 _ATTEMPT = _answer(
     epoch=COUNT, worker=TEXT, gpu=TEXT, outcome=_or_null(_words(Outcome)), blamed=BOOL,
@@ -165,6 +166,12 @@ SCHEMAS: dict[str, Schema] = {
     "BatchState": _answer(
         "Derived from its jobs.", object={"const": "batch"}, name=TEXT,
         state={"enum": ["running", "failed", "finished"]}, rows=COUNT, counts=COUNTS,
+    ),
+    "Pruned": _answer(
+        "What would go (`dry_run`: of videos alone, all that fit) or has gone (with what lay beside them, `more`: "
+        "ask again). `waited_for`: fit, and stay because unfinished jobs wait for them.",
+        object={"const": "prune"}, dry_run=BOOL, jobs=COUNT, bytes=COUNT, oldest=_or_null(TIME),
+        newest=_or_null(TIME), waited_for=COUNT, images_kept=_or_null(COUNT), as_of=_or_null(TIME), more=BOOL,
     ),
     "Image": _answer(
         "A first frame; its digest names it in a job.", object={"const": "image"}, digest=TEXT, width=COUNT,
@@ -248,6 +255,14 @@ SCHEMAS: dict[str, Schema] = {
     "BatchWish": _body(
         "A row is a prompt or a wish.", ("name", "rows"), name={"type": "string", "minLength": 1, "maxLength": 120},
         rows={"type": "array", "minItems": 1, "items": {"anyOf": [TEXT, ref("Wish")]}},
+    ),
+    "PruneWish": _body(
+        "At least one filter. `older_than` in seconds; nothing goes unless `dry_run` is false.",
+        older_than=ANY_NUMBER, states=_list(_words(sorted(FINAL))), owner=TEXT, project=TEXT, batch=TEXT,
+        tags=TEXTS,
+        keep_rows={"type": ["boolean", "string"], "description": "only the videos go, the jobs stay listed"},
+        dry_run={"type": ["boolean", "string"]}, limit=ANY_INTEGER,
+        as_of={"type": "string", "description": "what ended later stays: give what the dry run said"},
     ),
     "WorkerWish": _body("", ("wish",), wish=_words(Wish), now=BOOL, reason=_or_null(TEXT), by=_or_null(TEXT)),
     "QuarantineWish": _body("", seconds=_or_null(NUMBER), reason=_or_null(TEXT), by=_or_null(TEXT)),

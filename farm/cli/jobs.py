@@ -86,6 +86,8 @@ def show(job_id: str, as_json: bool) -> None:
         output.data(f"expanded  {job['expanded_prompt']}")
     if job["artifact"]:
         output.data(f"video     {job['artifact']['bytes']} bytes, sha256 {job['artifact']['sha256']}")
+    if job.get("video_removed_at"):
+        output.data(f"video     removed on {job['video_removed_at'][:10]}")
     if job["error"]:
         output.data(f"error     {job['error']['code']}: {job['error']['message']}")
     output.data(f"why       {_why(job)}")

@@ -31,6 +31,14 @@ def moment(text: str, now: datetime | None = None) -> str:
     return (when if when.tzinfo is not None else _here(when, zone)).isoformat()
 
 
+def duration(text: str, field: str) -> float:
+    """Seconds of 30d, 12h or 90m. Raises InvalidRequest."""
+    found = re.fullmatch(r"(\d{1,5}(?:\.\d+)?)\s*(m|min|h|d)", text.strip())
+    if found is None:
+        raise InvalidRequest(f"{text!r} is no duration", "write 30d, 12h or 90m", field)
+    return float(found[1]) * _UNITS[found[2]]
+
+
 def _here(wall: datetime, zone: tzinfo | None) -> datetime:
     """What the clock on the wall shows on that day: summer time may begin before it."""
     return wall.astimezone() if zone is None else wall.replace(tzinfo=zone)

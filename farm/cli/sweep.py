@@ -11,6 +11,7 @@ _WORDS = {
     "losers": "files of attempts that did not win",
     "previews": "previews of finished jobs",
     "hidden": "videos of deleted jobs",
+    "removed": "videos that were pruned",
     "images": "images that no job refers to",
     "unfinished": "uploads that were never finished",
 }

@@ -222,7 +222,9 @@ def _refuse_hopeless(conn: Connection, job_id: str, arrow: Transition) -> None:
 def _held_still(conn: Connection, text: str) -> str:
     """The id, of a job that nobody else moves until we are done: what we read of it stays true."""
     job_id = _resolve(conn, text)
-    conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update(key_share=True))
+    still = select(jobs.c.seq).where(jobs.c.id == job_id, jobs.c.hidden_at.is_(None))
+    if conn.scalar(still.with_for_update(key_share=True)) is None:  # deleted while we waited for it
+        raise _unknown(text)
     return job_id
 
 
@@ -243,8 +245,12 @@ def _resolve(conn: Connection, text: str) -> str:
     if len(found) > 1:
         raise JobNotFound(f"more than one job begins with {text!r}", "give more characters of its id")
     if not found:
-        raise JobNotFound(f"there is no job {text!r}", "see the jobs there are: farm list")
+        raise _unknown(text)
     return found[0]
+
+
+def _unknown(text: str) -> JobNotFound:
+    return JobNotFound(f"there is no job {text!r}", "see the jobs there are: farm list")
 
 
 _POSSIBLE = {

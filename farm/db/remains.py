@@ -24,9 +24,9 @@ class Remains:
     def dead(self, claims: Collection[Claim]) -> dict[Claim, Death | None]:
         ended = (jobs.c.finished_at < farm_now(-self._ended_for)).label("ended")
         hidden = (jobs.c.hidden_at < farm_now(-self._hidden_for)).label("hidden")
-        stmt = select(jobs.c.id, jobs.c.epoch, jobs.c.state, jobs.c.artifact, ended, hidden).where(
-            jobs.c.id.in_({job for job, _ in claims})
-        )
+        stmt = select(
+            jobs.c.id, jobs.c.epoch, jobs.c.state, jobs.c.artifact, jobs.c.video_removed_at, ended, hidden
+        ).where(jobs.c.id.in_({job for job, _ in claims}))
         with self._db.read() as conn:
             known = {row.id: row for row in conn.execute(stmt)}
         # An epoch that was never handed out is not of this database: it may be an older copy of the one that is.
@@ -51,6 +51,8 @@ class Remains:
 def _death(job: Any, epoch: int) -> Death | None:
     if job.state in FINAL and job.hidden:
         return Death.HIDDEN
+    if job.video_removed_at is not None:
+        return Death.REMOVED
     if job.artifact is not None and job.artifact["key"].startswith(f"{_prefix(job.id, epoch)}/"):
         return Death.PREVIEWS if job.state is JobState.SUCCEEDED and job.ended else None
     if epoch < job.epoch:

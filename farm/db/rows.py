@@ -48,6 +48,7 @@ def job(r: RowMapping) -> Job:
         memory_above=r["memory_above"],
         avoid=tuple(r["avoid"] or ()),
         rest_until=r["rest_until"],
+        video_removed_at=r["video_removed_at"],
     )
 
 

@@ -120,6 +120,7 @@ jobs = Table(
         "pardoned", Integer, nullable=False, default=0, server_default=text("0")
     ),  # blame up to this epoch is past
     Column("rest_until", UtcTime),  # lost again and again: nobody claims it before
+    Column("video_removed_at", UtcTime),  # it succeeded, and its video has made room since
     ForeignKeyConstraint(["owner", "batch"], ["batches.owner", "batches.name"]),
     # Final is final in the data too, whatever code writes it.
     CheckConstraint(f"(state IN ({_final_words})) = (finished_at IS NOT NULL)", name="finished_when_final"),

@@ -96,6 +96,13 @@ class NotReady(FarmError):
     status = 409
 
 
+class VideoRemoved(FarmError):
+    """It was made, and has made room for others since."""
+
+    code = "video_removed"
+    status = 410
+
+
 class StateConflict(FarmError):
     """The job is in a state from which the asked transition does not exist."""
 

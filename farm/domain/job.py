@@ -150,7 +150,7 @@ class Job:
 
     memory_plan: how often it was moved to the next smaller plan; memory_above: bytes of the largest card that
     was too small even for the smallest; avoid: GPUs on which it faulted; rest_until: lost again and again,
-    nobody gets it before.
+    nobody gets it before; video_removed_at: its video has made room for others.
     """
 
     id: str
@@ -180,6 +180,7 @@ class Job:
     memory_above: int | None = None
     avoid: tuple[str, ...] = ()
     rest_until: datetime | None = None
+    video_removed_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -11,3 +11,9 @@ class Death(StrEnum):
     LOSER = "losers"  # nobody can finish the job with them
     PREVIEWS = "previews"  # the winner's: its video stays
     HIDDEN = "hidden"
+    REMOVED = "removed"  # the job stays in the lists, its video was pruned
+
+
+def files_of(job: str) -> str:
+    """What the keys of all files of a job begin with, whichever claim wrote them."""
+    return f"videos/{job}/"

@@ -33,7 +33,7 @@ class Command:
         }  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-m", "farm.cli.main", *arguments], cwd=self.cwd, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, **options,
+            **{"stdin": subprocess.PIPE, **options}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def __call__(self, *arguments: str, stdin: bytes = b"") -> "Done":

@@ -13,13 +13,17 @@ from tests.cli.command import ROOT, Command
 
 # Whose sentences artists and operators meet at the command line.
 ROOMS = (
-    *(f"farm/domain/{name}.py" for name in ("request", "shape", "sampling", "prompt", "placing", "fields")),
+    *(f"farm/domain/{name}.py" for name in (
+        "request", "shape", "sampling", "prompt", "placing", "fields", "prune",
+    )),
     *(f"farm/cli/{name}.py" for name in (
         "client", "submit", "download", "inspect", "jobs", "watch", "moments", "filenames", "images", "top",
-        "completion",
+        "completion", "prune",
     )),
     *(f"farm/db/{name}.py" for name in ("jobs", "waiting", "submission")),
-    *(f"farm/api/{name}.py" for name in ("jobs", "content", "variants", "continuing", "inspect", "body", "images")),
+    *(f"farm/api/{name}.py" for name in (
+        "jobs", "content", "variants", "continuing", "inspect", "body", "images", "prune",
+    )),
     *(f"farm/scheduling/{name}.py" for name in ("why", "obstacles", "lanes")),
     *(f"farm/media/{name}.py" for name in ("mp4", "image")),
     *(f"farm/ops/checks/{name}.py" for name in ("gpu", "machine", "models", "running", "services", "toolchain")),

@@ -1,0 +1,15 @@
+"""Jobs whose video was removed and that stay in the lists."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from farm.db.dialect import UtcTime
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("video_removed_at", UtcTime(), nullable=True))
