@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "status": ("farm", "status", "Is it well, who works, how much waits.", "Farm"),
     "workers": ("workers", "workers", "Who renders; drain, restart, resume, quarantine.", "Farm"),
     "token": ("token", "token", "Who may sign in: create, list, revoke.", "Farm"),
-    "models": ("models", "models", "The model library of this machine: list, pull, import, verify.", "Farm"),
+    "models": ("models", "models", "The model library of this machine: list, pull, import, verify, plan.", "Farm"),
     "bench": ("bench", "bench", "How fast it is here: kernels, model, farm.", "Farm"),
     "doctor": ("doctor", "doctor", "What is wrong with this machine, and what to do.", "Farm"),
     "sweep": ("sweep", "sweep", "Free what nobody can see any more in the store.", "Farm"),

@@ -10,6 +10,7 @@ import click
 from farm.cli import output
 from farm.cli.client import Client, Json
 from farm.cli.farm import HOME, server_settings
+from farm.cli.plan import plan
 from farm.cli.transfer import Transfer, size
 from farm.domain.errors import Exit, FarmError, InvalidRequest
 
@@ -19,6 +20,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.group()
 def models() -> None:
     """The model library of this machine (FARM_MODELS, or models/ in the farm's folder)."""
+
+
+models.add_command(plan)
 
 
 @models.command("list")

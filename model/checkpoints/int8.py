@@ -8,9 +8,8 @@ from torch import Tensor
 
 from kernels import reference
 from model.checkpoints.entries import NEXT, Checkpoint, Device, Entry
+from model.checkpoints.headers import CODES, SCALE
 from model.errors import CorruptWeights
-
-CODES, SCALE = ".int8_weight", ".scale"
 
 
 def expanded(found: Checkpoint) -> Checkpoint:

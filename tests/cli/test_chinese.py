@@ -18,7 +18,7 @@ ROOMS = (
     )),
     *(f"farm/cli/{name}.py" for name in (
         "client", "submit", "download", "inspect", "jobs", "watch", "moments", "filenames", "images", "top",
-        "completion", "prune",
+        "completion", "prune", "plan", "bench",
     )),
     *(f"farm/db/{name}.py" for name in ("jobs", "waiting", "submission")),
     *(f"farm/api/{name}.py" for name in (

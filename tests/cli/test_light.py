@@ -8,7 +8,7 @@ import pytest
 HEAVY = ("torch", "ray", "sqlalchemy", "pydantic", "httpx", "fastapi", "numpy", "PIL", "rich", "jinja2", "av")
 MODULES = [
     "main", "submit", "watch", "jobs", "batch", "download", "farm", "client", "output", "images", "models",
-    "transfer", "nodes", "doctor", "prune", "config", "profiles", "token", "queue",
+    "transfer", "nodes", "doctor", "prune", "plan", "bench", "config", "profiles", "token", "queue",
 ]  # fmt: skip
 
 

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from model.checkpoints.headers import numbers
+from model.errors import CorruptWeights
 from model.events import Frames, RenderSpec
-from model.memory import Plan, free_bytes, numbers, plan_for
+from model.memory import Parts, Plan, cost, costs, free_bytes, parts_of, parts_of_shapes, plan_for, plan_within
 from model.pipeline import Pipeline
+from model.wan.config import PRESETS
 from model.wan.text_encoder import WanText
 from tests.model import small
 
@@ -22,12 +25,48 @@ def test_the_text_encoder_leaves_a_card_that_is_too_small_and_stays_on_a_larger_
 
 
 def test_sizes_are_read_from_headers_and_8_bit_codes_count_once(tmp_path: Path) -> None:
-    from model.checkpoints import int8, safetensors
-
     library = small.install(tmp_path, small.TURBO, lambda f: small.save_turbo(f, quantised=True))
     files = library.weights(library.find("small-t2v")).transformer
     expected = sum(p.numel() for p in small.transformer(small.TURBO).state_dict().values())
-    assert numbers(int8.expanded(safetensors.open_files(files))) == expected
+    assert numbers(files) == expected
+
+
+def test_a_models_shapes_take_what_its_files_take(tmp_path: Path) -> None:
+    for preset, save in ((small.TURBO, small.save_turbo), (small.BASE, small.save_base)):
+        library = small.install(tmp_path / preset.name, preset, save)
+        found, expected = parts_of(preset, library.weights(preset)), parts_of_shapes(preset)
+        assert (found.denoiser, found.vae, found.text) == (expected.denoiser, expected.vae, expected.text)
+    assert not found.stored_8bit
+
+
+def test_the_published_shapes_take_what_was_measured() -> None:
+    """Peaks of `python -m model.bench load --render` on an H100, in GiB; the margin is not part of those."""
+    measured = {"wan2.1-t2v-1.3b": (13.6, 20.6), "wan2.1-t2v-14b": (37.9, 54.0), "wan2.2-i2v-a14b": (54.2, 70.3)}
+    for name, (resident, peak) in measured.items():
+        preset = PRESETS[name]
+        found = plan_within(costs(parts_of_shapes(preset), preset.size), 79 << 30)
+        assert found.resident / 2**30 == pytest.approx(resident, rel=0.02)
+        assert found.peak / 2**30 - 1 == pytest.approx(peak, rel=0.02)
+        assert found.plan.text_on_host == (name == "wan2.2-i2v-a14b")
+
+
+def test_while_a_prompt_is_encoded_its_encoder_needs_room_too() -> None:
+    parts = Parts(denoiser=10 << 30, vae=1 << 30, text=8 << 30)
+    small_video = cost(parts, (256, 256), Plan(text_on_host=True))
+    assert (small_video.resident, small_video.peak) == (11 << 30, 20 << 30)
+    assert [one.plan.text_on_host for one in costs(parts, (256, 256))] == [False, True]
+
+
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes((1000).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CorruptWeights, match=r"a\.safetensors: not a whole safetensors file"):
+        numbers([path])
+    path.write_bytes(b"\xff" * 20)
+    with pytest.raises(CorruptWeights):
+        numbers([path])
+    with pytest.raises(CorruptWeights, match="no such file"):
+        numbers([tmp_path / "b.safetensors"])
 
 
 def test_a_cpu_has_nothing_to_move_weights_off() -> None:

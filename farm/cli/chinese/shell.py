@@ -101,6 +101,19 @@ PHRASES = {
     "the server part is not installed here ({} is missing)": "这里没有安装服务器部分（缺少 {0}）",
     "pip install 'turbofarm[server,gpu]', or set FARM_URL to a farm elsewhere":
         "pip install 'turbofarm[server,gpu]'，或把 FARM_URL 设成别处的农场",
+    # models plan
+    "no GPU here: ask about one with --gpu-memory 24": "这里没有 GPU：用 --gpu-memory 24 问一块",
+    "its files are not here: counted from the layers that it has": "它的文件不在这里：按它的层数算的",
+    "{} is not in the library, and without {} its layers cannot be counted": "模型库里没有 {0}，没有 {1} 也算不出它的层",
+    "farm models pull {}, or pip install 'turbofarm[gpu]'": "farm models pull {0}，或 pip install 'turbofarm[gpu]'",
+    # bench
+    "{} is not one of: {}": "{0} 不在其中：{1}",
+    "{} is skipped: {}": "跳过 {0}：{1}",
+    "{}: {}, about {}": "{0}：{1}，大约 {2}",
+    "run some: farm bench farm, or by name: farm bench page": "跑一组：farm bench farm；或按名字：farm bench page",
+    "no GPU is visible here": "这里看不到 GPU",
+    "Chromium is not installed: apt-get install chromium": "没有安装 Chromium：apt-get install chromium",
+    "{} is not installed: {}": "没有安装 {0}：{1}",
     # what the server says of requests
     "the body is not a JSON object": "请求体不是 JSON 对象",
     'send an object such as {"prompt": "..."}': '请发送 {{"prompt": "..."}} 这样的对象',
