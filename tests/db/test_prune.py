@@ -119,9 +119,10 @@ def test_a_job_that_is_retried_between_the_look_and_the_delete_stays(db, clock):
     clock.forward(1)
     failed(db, job)
     assert not pruning.prune(db, ENDED, seen), "it has ended anew since"
+    (seen,) = pruning.candidates(db, ENDED, 10)
+    clock.forward(1)
     jobs.retry(db, job)
     jobs.cancel(db, job)
-    clock.forward(1)
     assert not pruning.prune(db, ENDED, seen), "and again, without another claim"
     looked_at = pruning.outlook(db, ENDED).as_of
     clock.forward(1)
@@ -148,6 +149,14 @@ def test_of_a_retry_and_a_prune_at_once_one_wins_and_the_other_knows(db, other):
     assert isinstance(retry.ends(), JobNotFound)
     with db.read() as conn:
         assert conn.exec_driver_sql("SELECT state FROM jobs").scalar_one() == "cancelled"
+
+
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_of_two_who_prune_the_same_job_one_does(db, keep_rows):
+    made(db)
+    scope = replace(MADE, keep_rows=keep_rows)
+    (seen,) = pruning.candidates(db, scope, 10)
+    assert [pruning.prune(db, scope, seen) for _ in range(2)] == [True, False]
 
 
 def test_with_keep_rows_the_job_stays_listed_without_its_video_and_only_once(db, clock):
