@@ -16,7 +16,7 @@ from farm.db.engine import Database
 from farm.domain.job import Artifact, Assignment, JobError, Progress
 from farm.domain.provenance import tags_of
 from farm.domain.states import JobState, Outcome, StageName
-from farm.domain.worker import Beat, NewWorker
+from farm.domain.worker import Beat, Load, NewWorker
 from farm.media.encoder import Encoder
 from farm.media.stills import Strip, jpeg, poster, thumbnail
 from farm.storage.keys import beside
@@ -59,12 +59,13 @@ class Machine:
         self.db, self.store, self.name = db, store, name
         self.job: Assignment | None = None
         self.done = 0
+        self.load: Load | None = None
         workers.register(db, NewWorker(name, node, f"cpu:{node}:{name[-1]}", "2 CPU cores", pid))
         self.beat("idle")
 
     def beat(self, state: str, progress: Progress | None = None) -> None:
         job, epoch = (self.job.job, self.job.epoch) if self.job else (None, 0)
-        said = Beat(self.name, job, epoch, progress, ("digest",), state, 612_000_000, self.done)
+        said = Beat(self.name, job, epoch, progress, ("digest",), state, 612_000_000, self.done, self.load)
         workers.beat(self.db, [said])
         if self.job:
             leases.renew(self.db, [said])
