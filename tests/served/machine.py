@@ -53,14 +53,18 @@ def ball(t: float, size: int = 96, colour: tuple[int, int, int] = (220, 40, 50))
 
 
 class Machine:
-    """One worker. `take()` claims and starts; then step(), and finish() or another end."""
+    """One worker, without `card` on CPU cores. `take()` claims and starts; then step(), and finish() or another."""
 
-    def __init__(self, db: Database, store: Store, name: str = "w1", pid: int = 4711, node: str = "studio") -> None:
+    def __init__(
+        self, db: Database, store: Store, name: str = "w1", pid: int = 4711, node: str = "studio", card: str = ""
+    ) -> None:
         self.db, self.store, self.name = db, store, name
         self.job: Assignment | None = None
         self.done = 0
         self.load: Load | None = None
-        workers.register(db, NewWorker(name, node, f"cpu:{node}:{name[-1]}", "2 CPU cores", pid))
+        gpu = f"GPU-7c1d-{name}" if card else f"cpu:{node}:{name[-1]}"
+        memory = 80 << 30 if card else None
+        workers.register(db, NewWorker(name, node, gpu, card or "2 CPU cores", pid, memory_total=memory))
         self.beat("idle")
 
     def beat(self, state: str, progress: Progress | None = None) -> None:
