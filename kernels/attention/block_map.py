@@ -72,7 +72,11 @@ def block_index(q: Tensor, k: Tensor, topk: float) -> Tensor:
     Source: SLA (Zhang et al. 2025), section 4.
     """
     pooled_q = pooled(q, None, Q_BLOCK)
-    pooled_k = pooled(k, k.mean(dim=1), K_BLOCK)
+    return index_of_means(pooled_q, pooled(k, k.mean(dim=1), K_BLOCK), topk)
+
+
+def index_of_means(pooled_q: Tensor, pooled_k: Tensor, topk: float) -> Tensor:
+    """The list from block means: pooled_q [b, h, q_blocks, d], pooled_k of smoothed keys [b, h, k_blocks, d]."""
     score = pooled_q @ pooled_k.transpose(2, 3)  # in the input's dtype, as the model was trained
     return best_blocks(score, topk)
 
