@@ -75,7 +75,8 @@ def fold_step(
             best = tl.max(tl.max(score.reshape(ROWS, PARTS, K_BLOCK), 2).to(tl.float32) * by_part, 1)
         higher = tl.maximum(peak, tl.ceil(best))
         if MAGIC:
-            # Scales have 8-bit mantissas and peaks are whole: origin * factor + peak is exact.
+            # Scales have 8-bit mantissas and peaks are whole: origin * factor + peak is exact, and the compiler
+            # makes the other product and the difference one operation.
             away = (score + ORIGIN_BITS).to(tl.float32, bitcast=True)
             p = tl.exp2(away * factor - (ORIGIN * factor + (higher - RAISE)[:, None]))
         else:

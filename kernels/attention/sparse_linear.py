@@ -7,6 +7,7 @@ head with proj_l folded in (the projection is linear, so this is exact), and add
 # pyright: reportCallIssue=false
 # (a launch takes num_warps, which Triton's types do not know)
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -14,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention.block_map import block_index, index_of_means
-from kernels.attention.operands import moments, operands
+from kernels.attention.operands import Moments, Operands, moments, operands
 from kernels.attention.sparse_8bit import sparse_attention_8bit
 from kernels.reference import K_BLOCK, Q_BLOCK
 from kernels.tuning import sparse_linear as tuning
@@ -269,6 +270,24 @@ def sparse_linear_attention(
         return sparse_attention(q, k, v, index, fold_projection(state, proj_weight), norm, bias, config.attend)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What the 8-bit sparse pass takes beside q and the bias. index: int32 [b, h, q_blocks, kept], ascending."""
+
+    moments: Moments
+    operands: Operands
+    index: Tensor
+
+
+def prepare_8bit(
+    q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, topk: float, config: tuning.Config8
+) -> Prepared:
+    """Everything that comes before the 8-bit sparse pass. q, k, v: [b, L, h, d], last stride 1."""
+    sums = moments(k, v, proj_weight, config.state)
+    ready = operands(q, k, v, sums, config.quantize)
+    return Prepared(sums, ready, index_of_means(ready.pooled_q, ready.pooled_k, topk))
+
+
 def _in_8_bits(
     q: Tensor,
     k: Tensor,
@@ -278,8 +297,6 @@ def _in_8_bits(
     topk: float,
     config: tuning.Config8,
 ) -> Tensor:
-    sums = moments(k, v, proj_weight, config.state)
-    ready = operands(q, k, v, sums, config.quantize)
-    index = index_of_means(ready.pooled_q, ready.pooled_k, topk)
+    ready = prepare_8bit(q, k, v, proj_weight, topk, config)
     bias = None if proj_bias is None else proj_bias.contiguous()
-    return sparse_attention_8bit(q, ready, sums, index, bias, config.attend)
+    return sparse_attention_8bit(q, ready.operands, ready.moments, ready.index, bias, config.attend)

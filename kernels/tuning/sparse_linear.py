@@ -131,6 +131,11 @@ def of_device_8bit(device: torch.device, head_dim: int) -> Config8:
     return find_8bit(90 if device.type != "cuda" else _capability(device), head_dim)
 
 
+def has_8bit(device: torch.device) -> bool:
+    """Whether a device has e4m3 products, or Triton's interpreter stands in for them."""
+    return device.type != "cuda" or _capability(device) >= min(EIGHT)[0]
+
+
 def faster(device: torch.device, dtype: torch.dtype) -> Arithmetic:
     """Which arithmetic a caller gets who does not say. float32 keeps its own."""
     if device.type != "cuda" or dtype == torch.float32:
