@@ -250,9 +250,9 @@ def sparse_linear_attention(
 
     q, k, v: [b, L, h, d] after RoPE, one of DTYPES, d one of HEAD_DIMS; proj_weight [d, d], proj_bias [d].
     arithmetic: "8bit" has int8 scores and e4m3 values (compute capability 8.9 or later), "bf16" the products of the
-    input's own dtype; None takes what `kernels.tuning` has found faster on this card.
-    Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim, or where the card has no 8-bit
-    products. Source: SLA (Zhang et al. 2025).
+    input's own dtype; None takes what `kernels.tuning` says is faster on this card.
+    Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim, or where the card has no
+    8-bit products. Source: SLA (Zhang et al. 2025).
     """
     d = q.shape[-1]
     if d not in HEAD_DIMS or q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
@@ -299,4 +299,15 @@ def _in_8_bits(
 ) -> Tensor:
     ready = prepare_8bit(q, k, v, proj_weight, topk, config)
     bias = None if proj_bias is None else proj_bias.contiguous()
-    return sparse_attention_8bit(q, ready.operands, ready.moments, ready.index, bias, config.attend)
+    return attend_8bit(q, ready, bias, config.attend)
+
+
+def attend_8bit(
+    q: Tensor, ready: Prepared, bias: Tensor | None, config: tuning.Attend8 | tuning.AttendHopper
+) -> Tensor:
+    """The 8-bit sparse pass by the kernel that a configuration is of. bias: [d], contiguous."""
+    if isinstance(config, tuning.Attend8):
+        return sparse_attention_8bit(q, ready.operands, ready.moments, ready.index, bias, config)
+    from kernels.attention.sparse_gluon import sparse_attention_gluon  # Gluon is experimental: only where asked for
+
+    return sparse_attention_gluon(q, ready.operands, ready.moments, ready.index, bias, config)

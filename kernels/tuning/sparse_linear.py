@@ -39,11 +39,11 @@ class Config:
 
 @dataclass(frozen=True)
 class Attend8:
-    """The sparse pass in 8 bits. A program takes `queries` rows (they divide 128) and `keys` keys a step: 64 or 128.
+    """The sparse pass in 8 bits. A program takes `queries` rows (they divide 128), `keys` keys a step: 64 or 128.
 
     two_level: a step's products are summed by themselves and added in float32, for Hopper's tensor cores keep some
-    14 bits of an e4m3 sum. magic: scores become floats by an integer addition instead of a conversion. specialize: a
-    warp of its own for the loads, where Triton can.
+    14 bits of an e4m3 sum. magic: scores become floats by an integer addition instead of a conversion.
+    specialize: a warp of its own for the loads, where Triton can.
     """
 
     queries: int
@@ -56,6 +56,19 @@ class Attend8:
 
 
 @dataclass(frozen=True)
+class AttendHopper:
+    """The sparse pass written out for compute capability 9.0, 128 queries a program and 64 keys a step.
+
+    stages: blocks in shared memory, at least 2. registers: of a multiplying thread. ahead: a block's scores are begun
+    before the block in hand is weighed.
+    """
+
+    stages: int = 4
+    registers: int = 240
+    ahead: bool = False
+
+
+@dataclass(frozen=True)
 class Quantize:
     """The pass that makes 8-bit operands: a program takes 128 rows of q, k and v."""
 
@@ -64,7 +77,7 @@ class Quantize:
 
 @dataclass(frozen=True)
 class Config8:
-    attend: Attend8
+    attend: Attend8 | AttendHopper
     state: State
     quantize: Quantize
 

@@ -122,7 +122,7 @@ def test_the_block_map_compiles_for_every_card(capability: int) -> None:
     types = {name: "*bf16" for name in ("x", "mean", "out")} | strides("x") | {"length": "i32", "heads": "i32"}
     pool = compile_for(capability, block_map.pool_blocks, types, {"SMOOTH": True, "BLOCK": 128, "DIM": 128}, 4)
     types = {"score": "*bf16", "index": "*i32", "blocks": "i32", "keep": "i32"}
-    best = compile_for(capability, block_map.keep_best, types, {"WIDTH": 2048}, 4)
+    best = compile_for(capability, block_map.keep_best, types, {"WIDTH": 2048, "BITS": 16}, 4)
     assert pool.cubin
     assert best.cubin
     assert max(pool.shared, best.shared) <= SHARED[capability]
