@@ -65,8 +65,8 @@ def sparse_linear_8bit(
 ) -> Tensor:
     """What the 8-bit kernel computes, in float64 from the same codes, with the block map given.
 
-    As `sparse_linear_given`, but q whole: its codes are its own rows', k's and v's the whole sequence's. Rounds where
-    the kernel must: codes of q, k, v and of the weights, k's mean, phi(q) and the folded state.
+    As `sparse_linear_given`. Rounds where the kernel must: codes of q, k, v and of the weights, k's mean, phi(q)
+    and the folded state.
     """
     brain = torch.float32 if q.dtype == torch.float32 else torch.bfloat16  # of the linear branch
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -93,14 +93,13 @@ def sparse_linear_8bit(
         ).double()
         score = score.masked_fill(~keep[:, :, i, None], -torch.inf)
         p = (score - score.amax(-1, keepdim=True).ceil() + 8).exp2()
-        # float8 of torch rounds float32: what float64 would add is below every boundary that matters
         weights = p.float().to(quantized.FP8).double()
         out[:, :, rows] += weights @ v_codes / p.sum(-1, keepdim=True) * v_scale.double()
     return out.transpose(1, 2)
 
 
 def _int8(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Codes (float32) of x [b, h, L, d] by blocks of rows, and a scale for each row [b, h, L, 1]: see `Operands`."""
+    """Codes (float32) of x [b, h, L, d] by blocks of rows, a scale for each row [b, h, L, 1]: see `Operands`."""
     length = x.shape[2]
     padded = F.pad(x, (0, 0, 0, -length % rows)).unflatten(2, (-1, rows))
     scale = padded.abs().amax((3, 4), keepdim=True).clamp_min(1e-12) / quantized.INT8_MAX

@@ -46,7 +46,8 @@ def sparse_linear_attention(
 ) -> Tensor:
     """`kernels.reference.sparse_linear_attention`, by the fastest means that its inputs allow.
 
-    arithmetic: the kernel's products, "bf16" or "8bit"; None leaves it to the card. The reference has its own. Raises ValueError where the kernel is forced on inputs that it cannot take.
+    arithmetic: the kernel's products, "bf16" or "8bit"; None leaves it to the card. The reference has its own.
+    Raises ValueError where the kernel is forced on inputs that it cannot take.
     """
     choice = forced()
     if choice == "reference" or (choice is None and q.device.type != "cuda"):

@@ -1,6 +1,7 @@
 """What the 8-bit sparse pass multiplies, made from q, k and v in two readings and three launches.
 
-The first reading (k, v) sums the linear branch's state, k's mean and v's range; the second (q, k, v) quantises and pools.
+The first reading (k, v) sums the linear branch's state, k's mean and v's range; the second (q, k, v) quantises and
+pools.
 """
 
 # pyright: reportCallIssue=false
@@ -30,9 +31,10 @@ CHUNK = tl.constexpr(16)  # rows of a state that a program of fold_parts sums
 class Moments:
     """Sums over all keys, per head.
 
-    folded: [b, h, d, d], the linear state times proj_l's weight, bfloat16 (float32 for float32 inputs). norm: float32
-    [b, h, d], the sum of phi(k). mean: [b, h, d] of k, in k's dtype. v_scale: float32 [b, h, d], a channel's largest
-    magnitude / 448.
+    folded: [b, h, d, d], the linear state times proj_l's weight, bfloat16 (float32 for float32 inputs). norm:
+    float32 [b, h, d], the sum of phi(k). mean: [b, h, d] of k, in k's dtype. v_scale: float32 [b, h, d], a
+    channel's largest magnitude / 448: e4m3 is a float, so only a range beyond 2^15 within a channel would want
+    finer scales, and these cost the sparse pass nothing before its end.
     """
 
     folded: Tensor
@@ -45,10 +47,10 @@ class Moments:
 class Operands:
     """q, k, v in 8 bits, padded with zeros to whole blocks of 128 rows, and their block means.
 
-    q: int8 [b, h, L', d], times q_scale (float32 [b, h, L'], a row's) is q log2(e) / sqrt(d). k: int8 [b, h, L', d],
-    times k_scale (float32 [b, h, L' / 64], a block's) is k less its mean. v: e4m3 [b, h, L' / 64, d, 64], times
-    `Moments.v_scale` is v, a block's keys in the order of `key_at`. Scales have 8-bit mantissas: the sparse pass
-    relies on it. pooled_q, pooled_k: as in `kernels.attention.block_map`.
+    q: int8 [b, h, L', d], times q_scale (float32 [b, h, L'], a row's) is q log2(e) / sqrt(d). k: int8
+    [b, h, L', d], times k_scale (float32 [b, h, L' / 64], a block's) is k less its mean. v: e4m3
+    [b, h, L' / 64, d, 64], times `Moments.v_scale` is v, a block's keys in the order of `key_at`. Scales have 8-bit
+    mantissas: the sparse pass relies on it. pooled_q, pooled_k: as in `kernels.attention.block_map`.
     """
 
     q: Tensor
@@ -138,7 +140,7 @@ def int8_codes(x, inverse):
 
 @triton.jit
 def e4m3(x, STAND_IN: tl.constexpr):
-    """x of at most 448 as float8_e4m3fn. STAND_IN: rounded by hand first, for Triton's interpreter does not carry."""
+    """x of at most 448 as float8_e4m3fn. STAND_IN: rounded by hand, as Triton's interpreter does not carry."""
     if STAND_IN:
         bits = x.to(tl.int32, bitcast=True)
         normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)

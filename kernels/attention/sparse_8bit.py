@@ -1,6 +1,7 @@
 """The sparse pass with 8-bit products: int8 scores, e4m3 weights and values, float32 between them.
 
-`kernels.attention.operands` makes what it multiplies; `kernels.accuracy.sparse_linear_8bit` is its arithmetic in torch.
+`kernels.attention.operands` makes what it multiplies; `kernels.accuracy.sparse_linear_8bit` is its arithmetic in
+torch.
 """
 
 # pyright: reportCallIssue=false

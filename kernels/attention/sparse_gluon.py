@@ -5,7 +5,7 @@ beside the other's products; queries stay in registers, and blocks arrive by the
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
-# pyright: reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # (Gluon's types know neither launches nor what its builtins return)
 import math
 
@@ -18,7 +18,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     tma,
     warpgroup_mma,
-    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -60,15 +59,17 @@ def copy_blocks(
 @gluon.jit
 def in_fragments(p, LAYOUT: gl.constexpr):
     """See `sparse_8bit.in_fragments`: what a thread has of the weights it keeps, as an operand."""
-    turned = p.to(gl.float8e4nv).reshape([GROUP, BLOCK // 16, 2, 4, 2]).permute([0, 1, 3, 2, 4]).reshape([GROUP, BLOCK])
+    turned = (
+        p.to(gl.float8e4nv).reshape([GROUP, BLOCK // 16, 2, 4, 2]).permute([0, 1, 3, 2, 4]).reshape([GROUP, BLOCK])
+    )
     return gl.convert_layout(turned, LAYOUT, assert_trivial=True)
 
 
 @gluon.jit
-def weigh(score, factor, peak, total, rows, TAIL: gl.constexpr, S: gl.constexpr):
-    """(float32 weights, peak, total, shrink) after a block's scores: the online softmax, see `sparse_8bit.fold_step`."""
+def weigh(score, factor, peak, total, rows, TAIL: gl.constexpr, SCORE: gl.constexpr):
+    """(float32 weights, peak, total, shrink) after a block's scores: see `sparse_8bit.fold_step`."""
     if TAIL:
-        real = (gl.arange(0, BLOCK, layout=gl.SliceLayout(0, S)) < rows)[None, :]
+        real = (gl.arange(0, BLOCK, layout=gl.SliceLayout(0, SCORE)) < rows)[None, :]
         score = gl.where(real, score, -4194303)  # below every score
     best = gl.max(score, 1)
     higher = gl.maximum(peak, gl.ceil(best.to(gl.float32) * factor))
@@ -88,14 +89,18 @@ def multiply_blocks(
     FIRST: gl.constexpr, BIAS: gl.constexpr, AHEAD: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
     """A warp group's GROUP rows of the output, from row FIRST of the tile."""
-    S: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK, 32])
-    O: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, DIM, 32])
-    L: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, DIM, 16])
+    SCORE: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK, 32]
+    )
+    OUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, DIM, 32])
+    LINEAR: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, DIM, 16]
+    )
     LINES: gl.constexpr = gl.BlockedLayout([1, 16], [32 // (DIM // 16), DIM // 16], [4, 1], [1, 0])
     WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [32 // (DIM // 8), DIM // 8], [4, 1], [1, 0])
-    QUERY: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=S, k_width=4)
-    WEIGHT: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=O, k_width=4)
-    PHI: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=L, k_width=2)
+    QUERY: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=SCORE, k_width=4)
+    WEIGHT: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=4)
+    PHI: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=LINEAR, k_width=2)
     start = tile * TILE + FIRST
     padded = blocks * BLOCK
 
@@ -103,15 +108,15 @@ def multiply_blocks(
     channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, LINES))
     base = q_codes + (bh.to(gl.int64) * padded + start) * DIM
     query = gl.convert_layout(gl.load(base + row[:, None] * DIM + channel[None, :]), QUERY)
-    row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, S))
+    row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, SCORE))
     row_scale = gl.load(q_scale + bh.to(gl.int64) * padded + start + row)
 
-    none = gl.zeros([GROUP, BLOCK], gl.int32, layout=S)
-    zero = gl.zeros([GROUP, DIM], gl.float32, layout=O)
+    none = gl.zeros([GROUP, BLOCK], gl.int32, layout=SCORE)
+    zero = gl.zeros([GROUP, DIM], gl.float32, layout=OUT)
     out = zero
-    peak = gl.full([GROUP], float("-inf"), gl.float32, layout=gl.SliceLayout(1, S))
-    total = gl.full([GROUP], 0.0, gl.float32, layout=gl.SliceLayout(1, S))
-    weights = gl.zeros([GROUP, BLOCK], gl.float32, layout=S)
+    peak = gl.full([GROUP], float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORE))
+    total = gl.full([GROUP], 0.0, gl.float32, layout=gl.SliceLayout(1, SCORE))
+    weights = gl.zeros([GROUP, BLOCK], gl.float32, layout=SCORE)
     shrink = total
     score = none
     if AHEAD:
@@ -127,14 +132,16 @@ def multiply_blocks(
         coming = i + 1 if AHEAD else i
         behind = gl.maximum(i - 1, 0)
         mbarrier.wait(k_ready.index(coming % STAGES), (coming // STAGES) & 1)
-        scores = warpgroup_mma(query, keys.index(coming % STAGES).permute((1, 0)), none, use_acc=False, is_async=True)
+        scores = warpgroup_mma(
+            query, keys.index(coming % STAGES).permute((1, 0)), none, use_acc=False, is_async=True
+        )
         value = values.index(behind % STAGES).permute((1, 0))
         product = warpgroup_mma(in_fragments(weights, WEIGHT), value, zero, use_acc=False, is_async=True)
         if not AHEAD:
             score = warpgroup_mma_wait(1, [scores])
             mbarrier.arrive(k_free.index(coming % STAGES), count=1)
         factor = row_scale * gl.load(k_scale + gl.load(index + i))
-        weights, peak, total, lower = weigh(score, factor, peak, total, BLOCK, False, S)
+        weights, peak, total, lower = weigh(score, factor, peak, total, BLOCK, False, SCORE)
         # The wait for the next values stands here, between the weights and the wait for the products: without a
         # branch between them the assembler waits for the products first, and nothing runs beside them.
         mbarrier.wait(v_ready.index(i % STAGES), (i // STAGES) & 1)
@@ -144,7 +151,7 @@ def multiply_blocks(
         else:
             product, total = warpgroup_mma_wait(0, [product, total])
         mbarrier.arrive(v_free.index(behind % STAGES), count=1, pred=i > 0)
-        out = out * gl.convert_layout(shrink, gl.SliceLayout(1, O))[:, None] + product
+        out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None] + product
         shrink = lower
     final = keep - 1
     last = gl.load(index + final)
@@ -156,18 +163,18 @@ def multiply_blocks(
     value = values.index(behind % STAGES).permute((1, 0))
     product = warpgroup_mma(in_fragments(weights, WEIGHT), value, zero, use_acc=False, is_async=True)
     product = warpgroup_mma_wait(0, [product])
-    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, O))[:, None] + product
+    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None] + product
     factor = row_scale * gl.load(k_scale + last)
     # The list ascends, so only its last block can be the sequence's tail.
-    weights, peak, total, shrink = weigh(score, factor, peak, total, length - last * BLOCK, True, S)
+    weights, peak, total, shrink = weigh(score, factor, peak, total, length - last * BLOCK, True, SCORE)
     mbarrier.wait(v_ready.index(final % STAGES), (final // STAGES) & 1)
     value = values.index(final % STAGES).permute((1, 0))
     product = warpgroup_mma(in_fragments(weights, WEIGHT), value, zero, use_acc=False, is_async=True)
     product = warpgroup_mma_wait(0, [product])
-    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, O))[:, None] + product
+    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None] + product
 
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, O))
-    out = out * gl.convert_layout(1.0 / total, gl.SliceLayout(1, O))[:, None]
+    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, OUT))
+    out = out * gl.convert_layout(1.0 / total, gl.SliceLayout(1, OUT))[:, None]
     out = out * gl.load(v_scale + bh * DIM + channel)[None, :]
     row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, WIDE))
     channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
@@ -181,7 +188,7 @@ def multiply_blocks(
     share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
     phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI)
     mbarrier.wait(state_ready, 0)
-    out = warpgroup_mma(phi, state, gl.convert_layout(out, L), is_async=True)
+    out = warpgroup_mma(phi, state, gl.convert_layout(out, LINEAR), is_async=True)
     out = warpgroup_mma_wait(0, [out])
     out = gl.convert_layout(out, WIDE)
     if BIAS:

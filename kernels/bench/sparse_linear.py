@@ -167,13 +167,22 @@ def _stages_8bit(inputs: Inputs) -> dict[str, Callable[[], object]]:
 
 
 def variants(inputs: Inputs, shape: Shape, ceilings: Ceilings) -> Iterator[tuple[str, Row | str]]:
-    """Other configurations of the kernels; a text where one does not fit the card."""
+    """Other configurations of the kernels; a text where one does not fit the card.
+
+    Those of the 8-bit sparse pass say how far their output is from the first one's.
+    """
     runs = _variants_bf16(inputs)
+    first: Tensor | None = None
     if tuning.has_8bit(inputs.q.device):
         runs += _variants_8bit(inputs)
     floors = {name: w.floor(ceilings) for name, w in (work(shape) | work_8bit(shape)).items()}
     for stage, label, run_one in runs:
         try:
+            found = run_one()
+            if stage == "8-bit attend" and isinstance(found, Tensor):
+                first = found if first is None else first
+                label += f" differs {accuracy.relative_error(found, first):.1e}"
+            del found
             yield stage, Row(label, seconds(run_one, repeats=7, warm=2), floors[stage])
         except Exception as error:  # a configuration that does not compile or fit is a finding
             yield stage, f"{label}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
@@ -213,7 +222,7 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     q, k, v = inputs.q, inputs.k, inputs.v
     base = tuning.of_device_8bit(q.device, DIM)
     ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, base)
-    attends: list[tuning.Attend8 | tuning.AttendHopper] = [
+    attends = [
         tuning.Attend8(queries, keys, warps, depth, two, magic)
         for queries, keys, warps, two, magic, depths in (
             (128, 128, 8, True, True, (2, 3, 5)),
@@ -231,9 +240,6 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
         for depth in depths
     ]
     attends.append(tuning.Attend8(128, 128, 8, 3, specialize=True))
-    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
-        attends += [tuning.AttendHopper(depth, 240, ahead) for depth in (2, 3, 4, 6) for ahead in (False, True)]
-        attends.append(tuning.AttendHopper(4, 232))
     surveys = [
         tuning.State(keys, warps, depth, split)
         for keys, warps, depth, split in (
@@ -246,17 +252,24 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
         for c in attends
     ]
     found += [("8-bit moments", label_of(c), lambda c=c: operands.moments(k, v, inputs.weight, c)) for c in surveys]
-    return found + [
+    found += [
         ("8-bit operands", f"warps {w}", lambda w=w: operands.operands(q, k, v, ready.moments, tuning.Quantize(w)))
         for w in (4, 8, 16)
     ]
+    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
+        own = [tuning.AttendHopper(depth, 240, ahead) for depth in (2, 3, 4, 6) for ahead in (False, True)]
+        found += [
+            ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c))
+            for c in own
+        ]
+    return found
 
 
 def check(inputs: Inputs) -> dict[str, Any]:
     """Error against float32 with the same block map, on the first, last and some blocks of the outer heads.
 
-    Of the arithmetic that this card takes by itself; of the 8-bit one also against its own emulation. Then the blocks
-    that the reference would not have kept, and the memory at the peak beyond the inputs.
+    Of the arithmetic that this card takes by itself; of the 8-bit one also against its own emulation. Then the
+    blocks that the reference would not have kept, and the memory at the peak beyond the inputs.
     """
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

@@ -59,8 +59,8 @@ class Attend8:
 class AttendHopper:
     """The sparse pass written out for compute capability 9.0, 128 queries a program and 64 keys a step.
 
-    stages: blocks in shared memory, at least 2. registers: of a multiplying thread. ahead: a block's scores are begun
-    before the block in hand is weighed.
+    stages: blocks in shared memory, at least 2. registers: of a multiplying thread. ahead: a block's scores are
+    begun before the block in hand is weighed.
     """
 
     stages: int = 4

@@ -1,4 +1,4 @@
-"""Runs the tests of sparse-linear attention in Triton's interpreter: a process of its own, for the mode is read at import."""
+"""Runs the kernels' tests in Triton's interpreter: a process of its own, for the mode is read at import."""
 
 import os
 import re

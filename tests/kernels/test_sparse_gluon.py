@@ -1,4 +1,4 @@
-"""The 8-bit sparse pass written out for Hopper: what it compiles to, and on such a card that it is the portable one."""
+"""The 8-bit sparse pass written out for Hopper: what it compiles to, and on such a card what it computes."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def compiled(dim: int, config: tuning.AttendHopper) -> Any:
     aligned = {
         (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
         for name, kind in types.items()
-        if kind.startswith("*") or name.startswith("q_") and kind == "i32"
+        if kind.startswith("*") or (name.startswith("q_") and kind == "i32")
     }
     source = GluonASTSource(kernel, signature, constants, aligned)
     return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 4})
@@ -59,7 +59,13 @@ def test_it_multiplies_in_8_bits_from_registers(
 @pytest.mark.parametrize("stages", [2, 4])
 @pytest.mark.parametrize(
     ("length", "heads", "dim", "batch", "topk"),
-    [(1, 1, 128, 1, 0.1), (65, 3, 64, 2, 1.0), (129, 1, 128, 1, 1.0), (1650, 3, 128, 2, 0.1), (1650, 2, 64, 1, 0.5)],
+    [
+        (1, 1, 128, 1, 0.1),
+        (65, 3, 64, 2, 1.0),
+        (129, 1, 128, 1, 1.0),
+        (1650, 3, 128, 2, 0.1),
+        (1650, 2, 64, 1, 0.5),
+    ],
 )
 def test_it_is_the_portable_kernel(
     length: int, heads: int, dim: int, batch: int, topk: float, stages: int, ahead: bool
