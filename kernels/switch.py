@@ -17,6 +17,7 @@ VARIABLE = "TURBOFARM_KERNELS"
 OLDEST = (8, 0)  # compute capability of the first cards with bfloat16 products
 
 Choice = Literal["reference", "fast"]
+Arithmetic = Literal["bf16", "8bit"]
 _chosen: Choice | None = None
 
 
@@ -35,10 +36,17 @@ def forced() -> Choice | None:
 
 
 def sparse_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor | None, topk: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor | None,
+    topk: float,
+    arithmetic: Arithmetic | None = None,
 ) -> Tensor:
     """`kernels.reference.sparse_linear_attention`, by the fastest means that its inputs allow.
 
+    arithmetic: the kernel's products, "bf16" or "8bit"; None leaves it to the card. The reference has its own.
     Raises ValueError where the kernel is forced on inputs that it cannot take.
     """
     choice = forced()
@@ -48,7 +56,7 @@ def sparse_linear_attention(
     if obstacle is None:
         from kernels.attention import sparse_linear  # loads Triton, which not every machine has
 
-        return sparse_linear.sparse_linear_attention(q, k, v, proj_weight, proj_bias, topk)
+        return sparse_linear.sparse_linear_attention(q, k, v, proj_weight, proj_bias, topk, arithmetic)
     if choice == "fast":
         raise ValueError(f"the sparse-linear attention kernel cannot run: {obstacle}")
     return reference.sparse_linear_attention(q, k, v, proj_weight, proj_bias, topk)
