@@ -174,33 +174,25 @@ def linear(
     dtype: torch.dtype = torch.bfloat16,
     config: tuning.Gemm | None = None,
 ) -> Tensor:
-    """`kernels.linear.reference.linear` in one kernel. Raises ValueError for what it cannot take."""
+    """`kernels.linear.reference.linear` in one kernel. `kernels.switch.linear_obstacle` says what it takes."""
     return _launch(x, weight, bias, gelu, residual, gate, dtype, None, config)
 
 
 def linear_gelu_rows(
     x: Rows, weight: Rows, bias: Tensor | None, scale: Tensor, config: tuning.Gemm | None = None
 ) -> Rows:
-    """gelu(x W^T + bias) as fp8 codes, row i by scale[i]: of `kernels.linear.reach.bound`, known beforehand."""
+    """gelu(x W^T + bias) as fp8 codes, row i by scale[i]: of `kernels.linear.reach.bound`."""
     if x.codes.dtype == torch.int8:
         raise ValueError("int8 codes want a row's own largest element: quantise after the product")
     return Rows(_launch(x, weight, bias, True, None, None, x.codes.dtype, scale, config), scale)
 
 
-def obstacle(x: Rows, weight: Rows | Tiles) -> str | None:
-    """Why the kernel cannot take these operands; None where it can."""
-    if x.codes.dtype != weight.codes.dtype:
-        return f"the codes are {x.codes.dtype} and {weight.codes.dtype}: they must be alike"
-    n, k = weight.codes.shape
-    if x.codes.shape[1] != k:
-        return f"the input has {x.codes.shape[1]} channels and the weight takes {k}"
-    return f"{n} outputs and {k} inputs are not multiples of 16" if n % 16 or k % 16 else None
-
-
 def kind_of(weight: Rows | Tiles) -> tuning.Kind:
     if isinstance(weight, Tiles):
         return "tiles"
-    return "int8" if weight.codes.dtype == torch.int8 else "fp8"
+    if weight.codes.dtype == torch.int8:  # its sums are exact
+        return "int8"
+    return "fp8" if weight.codes.shape[1] <= tuning.LONGEST_FAST_SUM else "fp8 long"
 
 
 def _launch(
@@ -214,8 +206,6 @@ def _launch(
     out_scale: Tensor | None,
     config: tuning.Gemm | None,
 ) -> Tensor:
-    if what := obstacle(x, weight):
-        raise ValueError(f"the 8-bit GEMM cannot run: {what}")
     (m, k), n = x.codes.shape, weight.codes.shape[0]
     device = x.codes.device
     c = config or tuning.of_device(device, kind_of(weight))
