@@ -164,13 +164,13 @@ def variants() -> Iterator[tuple[tuning.Kind, tuning.Gemm]]:
         wide, replace(wide, stages=3, pieces=2), replace(wide, stages=3, pieces=1), replace(wide, group=16),
         replace(wide, group=4), replace(wide, descriptors="device"), replace(wide, programs=0),
         replace(wide, depth=64, stages=6), replace(wide, promote=4), replace(wide, promote=8),
-        replace(wide, promote=1), replace(wide, descriptors="none", stages=3, pieces=1, programs=0),
-        square, replace(square, programs=0), replace(square, pieces=2), replace(square, group=16),
-        replace(square, warps=8), replace(square, warps=8, promote=4),
+        replace(wide, promote=1), replace(wide, descriptors="none", stages=3, programs=0),
+        square, replace(square, programs=0), replace(square, group=16), replace(square, warps=8),
+        replace(square, depth=64, stages=5), replace(square, rows=64, columns=256, depth=64, stages=4),
+        replace(square, descriptors="none", programs=0), replace(square, approximate=False),
         replace(square, warps=8, programs=1, stages=5), replace(square, warps=8, programs=1, stages=6, promote=4),
         replace(square, warps=8, programs=1, stages=6, promote=1),
-        replace(square, rows=256, warps=8, programs=1, stages=4), replace(square, depth=64, stages=5),
-        replace(square, descriptors="none", programs=0, pieces=1), replace(square, rows=64, columns=256),
+        replace(square, rows=256, warps=8, programs=1, stages=4),
         special, replace(special, columns=128, stages=5), replace(special, depth=64, stages=5),
     ):  # fmt: skip
         yield "fp8", config
@@ -181,7 +181,7 @@ def variants() -> Iterator[tuple[tuning.Kind, tuning.Gemm]]:
         yield "int8", config
     for config in (
         replace(square, warps=8, programs=1, stages=5), replace(square, warps=8), square,
-        replace(square, warps=8, descriptors="none", programs=0, pieces=1),
+        replace(square, warps=8, descriptors="none", programs=0),
     ):  # fmt: skip
         yield "tiles", config
 

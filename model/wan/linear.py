@@ -50,14 +50,17 @@ def quantize_linears(transformer: WanTransformer, dtype: torch.dtype, keep: Sequ
     """Swap every Linear inside `blocks` but proj_l for one in 8 bits, where it stands; the names stay as they are.
 
     dtype: float8_e4m3fn or int8. keep: patterns (`blocks.0.*`, `*.ffn.2`) of layers that stay as they are, where
-    8 bits cost more than they save. Returns the names that were swapped.
+    8 bits cost more than they save; one that matches nothing is a ValueError. Returns the names that were swapped.
     """
-    names = [
+    all_names = [
         name
         for name, layer in transformer.named_modules()
         if name.startswith("blocks.") and isinstance(layer, nn.Linear) and not name.endswith("proj_l")
-        if not any(fnmatch(name, pattern) for pattern in keep)
     ]
+    for pattern in keep:
+        if not any(fnmatch(name, pattern) for name in all_names):
+            raise ValueError(f"no linear layer is called {pattern}: they are called like {all_names[0]}")
+    names = [name for name in all_names if not any(fnmatch(name, pattern) for pattern in keep)]
     for name in names:
         parent, _, own = name.rpartition(".")
         layer = transformer.get_submodule(name)

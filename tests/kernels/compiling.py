@@ -27,7 +27,7 @@ def compile_for(
     warps: int,
     stages: int | None = None,
 ) -> Compiled:
-    """types: name -> "*bf16", "i32", ... of every argument at run time; pointers, strides, MODEL_SIZES: multiples of 16."""
+    """types: name -> "*bf16", "i32", ... of every runtime argument; pointers, strides, sizes: multiples of 16."""
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     missing = set(constants) ^ {name for name, kind in signature.items() if kind == "constexpr"}
     assert not missing, missing
