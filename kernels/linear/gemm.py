@@ -212,7 +212,8 @@ def _launch(
     if isinstance(weight, Tiles) and (c.columns > WEIGHT_BLOCK.value or c.depth > WEIGHT_BLOCK.value):
         raise ValueError(f"a tile of {c.columns} x {c.depth} spans several scales of a checkpoint's weight")
     out = torch.empty((m, n), dtype=dtype, device=device)
-    a, b, beside, target = x.codes, weight.codes, out if residual is None else residual, out
+    a, b, beside, target = x.codes, weight.codes, out if residual is None else residual.contiguous(), out
+    gate = None if gate is None else gate.float().contiguous()
     if c.descriptors == "host":
         piece = [c.rows, c.columns // c.pieces]
         a, b = (

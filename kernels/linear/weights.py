@@ -43,7 +43,8 @@ def stack(weights: Sequence[Rows]) -> Rows:
     """Several weights [out, in] of the same input as one, so that one product gives all their outputs."""
     if len(weights) == 1:
         return weights[0]
-    return Rows(torch.cat([w.codes for w in weights]), torch.cat([w.scale for w in weights]))
+    codes = torch.cat([w.codes.view(torch.uint8) for w in weights])  # not every torch joins fp8
+    return Rows(codes.view(weights[0].codes.dtype), torch.cat([w.scale for w in weights]))
 
 
 def split(weight: Rows, outputs: Sequence[int]) -> list[Rows]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from kernels import switch
-from kernels.linear import weights
-from kernels.quantized import Rows, quantize_rows
+from kernels.linear import reference, weights
+from kernels.quantized import FP8, Rows, quantize_rows
 from model.wan.transformer import Attention, WanTransformer
 
 DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
@@ -20,13 +20,16 @@ class Linear8(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    reach: Tensor | None
 
-    def __init__(self, weight: Rows, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Rows, bias: Tensor | None, dtype: torch.dtype, reach: Tensor | None = None) -> None:
         super().__init__()
         self.dtype = dtype  # of what comes out
         self.register_buffer("weight", weight.codes)
         self.register_buffer("scale", weight.scale)
         self.register_buffer("bias", bias)
+        # Known from weight and bias: no file holds it.
+        self.register_buffer("reach", reach, persistent=False)
 
     @property
     def rows(self) -> Rows:
@@ -37,8 +40,19 @@ class Linear8(nn.Module):
         return quantize_rows(x.flatten(0, -2), self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = switch.linear(self.quantize(x), self.rows, self.bias, dtype=self.dtype)
-        return y.unflatten(0, x.shape[:-1])
+        return self.multiply(self.quantize(x)).unflatten(0, x.shape[:-1])
+
+    def multiply(self, x: Rows, residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+        """residual + gate * (x W^T + bias): [m, out]. residual [m, out]; gate float32 [b, out]."""
+        return switch.linear(x, self.rows, self.bias, residual=residual, gate=gate, dtype=self.dtype)
+
+    def gelu_rows(self, x: Rows) -> Rows:
+        """gelu(x W^T + bias) as the next layer's operand, [m, out]."""
+        if self.weight.dtype != FP8:  # evenly spaced codes want the row's own largest element
+            y = switch.linear(x, self.rows, self.bias, gelu=True, dtype=self.dtype)
+            return quantize_rows(y, self.weight.dtype)
+        assert self.reach is not None, "made only for layers that GELU follows"
+        return switch.linear_gelu_rows(x, self.rows, self.bias, self.reach)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Linear8":
         # fp8 counts as floating point: .to(bfloat16) would round scales and turn codes into numbers without them.
@@ -66,7 +80,9 @@ def quantize_linears(transformer: WanTransformer, dtype: torch.dtype, keep: Sequ
         layer = transformer.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         # Layer by layer: the host or card never holds a second copy of the model.
-        setattr(transformer.get_submodule(parent), own, _quantized(layer, dtype))
+        setattr(
+            transformer.get_submodule(parent), own, _quantized(layer, dtype, before_gelu=name.endswith("ffn.0"))
+        )
     for layer in transformer.modules():
         if isinstance(layer, Attention):
             _lay_together([layer.q, layer.k, layer.v])
@@ -89,12 +105,11 @@ def together(*layers: nn.Module) -> Linear8 | None:
     return Linear8(Rows(weight, scale), bias, eights[0].dtype)
 
 
-def _quantized(layer: nn.Linear, dtype: torch.dtype) -> Linear8:
-    return Linear8(weights.by_channel(layer.weight.detach(), dtype), _detached(layer.bias), layer.weight.dtype)
-
-
-def _detached(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach()
+def _quantized(layer: nn.Linear, dtype: torch.dtype, before_gelu: bool) -> Linear8:
+    weight = weights.by_channel(layer.weight.detach(), dtype)
+    bias: Tensor | None = layer.bias  # torch's types do not know that there may be none
+    bias = None if bias is None else bias.detach()
+    return Linear8(weight, bias, layer.weight.dtype, reference.reach(weight, bias) if before_gelu else None)
 
 
 def _lay_together(layers: Sequence[nn.Module]) -> None:

@@ -120,6 +120,7 @@ def test_every_epilogue_is_the_references(kind: str, config: tuning.Gemm) -> Non
     for batches in (1, 2, 3):
         judge(x, w, bias, config, residual=residual, gate=normal(batches, n, seed=4))
     judge(x, w, None, config, residual=residual)
+    judge(x, w, None, config, residual=residual.T.contiguous().T, gate=normal(n, 2, seed=4).T)  # strided
     judge(x, w, bias.bfloat16().float(), config, gelu=True)
     judge(x, w, None, config, gelu=True, gate=normal(2, n, seed=5))
 

@@ -89,6 +89,19 @@ def test_q_k_and_v_are_one_product(kind: str) -> None:
     assert together(attention.q, small().blocks[0].self_attn.k) is None
 
 
+@KINDS
+def test_a_feed_forward_can_hand_its_codes_on(kind: str) -> None:
+    model = small()
+    quantize_linears(model, DTYPES[kind])
+    block = model.blocks[0]
+    x, residual, gate = torch.randn(2, 5, 64), torch.randn(10, 64), torch.randn(2, 64)
+    first, last = block.ffn[0], block.ffn[2]
+    fused = last.multiply(first.gelu_rows(first.quantize(x)), residual, gate)
+    apart = residual + (block.ffn(x) * gate[:, None]).flatten(0, 1)
+    assert relative_error(fused - residual, apart - residual) <= 4.5e-2  # where the hidden codes are rounded
+    assert "reach" not in " ".join(model.state_dict())
+
+
 def test_a_change_of_dtype_leaves_codes_and_scales_alone() -> None:
     model = small()
     quantize_linears(model, DTYPES["fp8"])
