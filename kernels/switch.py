@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from kernels import reference
+from kernels.linear import reference as linear_reference
+from kernels.linear.weights import Tiles
+from kernels.quantized import FP8, Rows
 
 VARIABLE = "TURBOFARM_KERNELS"
 OLDEST = (8, 0)  # compute capability of the first cards with bfloat16 products
@@ -88,3 +91,65 @@ def device_obstacle(device: torch.device) -> str | None:
         return "this build of torch is not for CUDA"
     major, minor = torch.cuda.get_device_capability(device)
     return None if (major, minor) >= OLDEST else f"compute capability is {major}.{minor}, below 8.0"
+
+
+def linear(
+    x: Rows,
+    weight: Rows | Tiles,
+    bias: Tensor | None,
+    *,
+    gelu: bool = False,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """`kernels.linear.reference.linear`, by the fastest means that its inputs allow.
+
+    Raises ValueError where the kernel is forced on inputs that it cannot take.
+    """
+    if _linear_by_reference(x, weight):
+        return linear_reference.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype)
+    from kernels.linear import fast  # loads Triton, which not every machine has
+
+    return fast.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype)
+
+
+def linear_gelu_rows(x: Rows, weight: Rows, bias: Tensor | None, reach: Tensor) -> Rows:
+    """`kernels.linear.reference.linear_gelu_rows`, likewise. fp8 only."""
+    if _linear_by_reference(x, weight):
+        return linear_reference.linear_gelu_rows(x, weight, bias, reach)
+    from kernels.linear import fast
+
+    return fast.linear_gelu_rows(x, weight, bias, reach)
+
+
+def operand_dtype(device: torch.device) -> torch.dtype:
+    """In which 8 bits a device multiplies best: fp8 from compute capability 8.9 on, int8 before."""
+    cuda = device.type == "cuda"
+    return torch.int8 if cuda and torch.cuda.get_device_capability(device) < (8, 9) else FP8
+
+
+def linear_obstacle(x: Rows, weight: Rows | Tiles) -> str | None:
+    """Why the 8-bit GEMM cannot take these operands; None where it can."""
+    if x.codes.dtype != weight.codes.dtype:
+        return f"the codes are {x.codes.dtype} and {weight.codes.dtype}: they must be alike"
+    n, k = weight.codes.shape
+    if x.codes.shape[1] != k:
+        return f"the input has {x.codes.shape[1]} channels and the weight takes {k}"
+    if n % 16 or k % 16:
+        return f"{n} outputs and {k} inputs are not multiples of 16"
+    if what := device_obstacle(x.codes.device):
+        return what
+    if x.codes.dtype == FP8 and x.codes.is_cuda and torch.cuda.get_device_capability(x.codes.device) < (8, 9):
+        return "fp8 products begin with compute capability 8.9"
+    return None
+
+
+def _linear_by_reference(x: Rows, weight: Rows | Tiles) -> bool:
+    choice = forced()
+    if choice == "reference" or (choice is None and x.codes.device.type != "cuda"):
+        return True
+    obstacle = linear_obstacle(x, weight)
+    if obstacle and choice == "fast":
+        raise ValueError(f"the 8-bit GEMM cannot run: {obstacle}")
+    return obstacle is not None
