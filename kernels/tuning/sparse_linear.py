@@ -108,7 +108,7 @@ EIGHT: dict[tuple[int, int], Config8] = {
     (120, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
     (120, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
 }
-# Cards on which 8-bit products were measured and are the faster: there a caller gets them who does not say. None yet.
+# Cards on which 8-bit products were measured to be faster: what a caller gets there who does not say. None yet.
 FASTER_IN_8_BITS: frozenset[int] = frozenset()
 # float32 is there to be checked against, not to be fast: one configuration that fits every card.
 FULL = Config(Attend(32, 32, 4, 1), State(32, 8, 1))
