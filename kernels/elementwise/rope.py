@@ -59,14 +59,14 @@ def rms_norm_rope(
     first = tl.program_id(0).to(tl.int64) * ROWS
     q_total = ()
     k_total = ()
-    cosines = ()
-    sines = ()
     for _ in tl.static_range(CHUNKS):
         q_total = q_total + (tl.zeros((CHUNK,), tl.float32),)
         k_total = k_total + (tl.zeros((CHUNK,), tl.float32),)
     for i in tl.range(0, tl.minimum(ROWS, length - first).to(tl.int32), num_stages=STAGES):
         row = first + i
         at = (batch * length + row) * WIDTH
+        cosines = ()
+        sines = ()
         if ROTATE:
             cosines = load_angles(table + row * PAIRS, WIDTH, PAIRS, CHUNK)
             sines = load_angles(table + (length + row) * PAIRS, WIDTH, PAIRS, CHUNK)
