@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from model.training.sheets import save_sheet
 
 # Least share of clips on which the probe must agree with the prompt, of the models as they are shipped.
 GATES = {"colour": 0.95, "shape": 0.90, "direction": 0.90}
+IMAGE_GATES = {"motion": 0.90}  # the image shows the rest, and the caption says how it goes on
 LEAST_PSNR = 25.0  # dB of an image-to-video clip's first frame, in the mean
 QUICK, QUICK_IMAGES, FULL = 16, 8, 1000
+MANY = 0.25  # of the clips as many again show several things: reported, no gate
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Judged:
     verdicts: dict[str, list[bool | None]]
     seconds: float  # a clip
     psnr: float | None
+    many: dict[str, Share] = field(default_factory=dict[str, Share])
+
+    @property
+    def gates(self) -> dict[str, float]:
+        return GATES | (IMAGE_GATES if self.variant.preset.task == "i2v" else {})
 
     def share(self, name: str, language: str | None = None) -> Share:
         chosen = [
@@ -60,6 +67,12 @@ def judge(variant: Variant, asked: Sequence[Trial], batch: int, shuffle: bool, s
     return Judged(variant, asked, trials.verdicts(against, readings), seconds, psnr)
 
 
+def several(variant: Variant, asked: Sequence[Trial], batch: int) -> dict[str, Share]:
+    """How often prompts of several things are followed."""
+    clips = list(trials.render(variant.pipeline(), asked, variant.steps, variant.guidance, batch))
+    return {name: trials.share(verdict) for name, verdict in trials.many_verdicts(asked, clips).items()}
+
+
 def failures(judged: Sequence[Judged]) -> list[str]:
     """The gates that are missed for certain."""
     found = []
@@ -67,7 +80,7 @@ def failures(judged: Sequence[Judged]) -> list[str]:
     for one in judged:
         if not one.variant.shipped:
             continue
-        for name, gate in GATES.items():
+        for name, gate in one.gates.items():
             share = one.share(name)
             if share.interval[1] < gate:
                 found.append(f"{one.variant.name}: {name} {share.value:.1%}, the gate is {gate:.0%}")
@@ -79,7 +92,7 @@ def failures(judged: Sequence[Judged]) -> list[str]:
         for other, points in one.variant.within.items():
             if other not in by_name:
                 continue
-            for name in GATES:
+            for name in one.gates:
                 apart, _, most = trials.paired_difference(one.verdicts[name], by_name[other].verdicts[name])
                 if most < -points / 100:
                     found.append(
@@ -94,10 +107,11 @@ def report(one: Judged) -> str:
         low, high = (share := one.share(name)).interval
         parts.append(f"{name} {share.value:.1%} ({low:.1%} .. {high:.1%})")
     for language in ("en", "zh"):
-        worst = min(one.share(name, language).value for name in GATES)
+        worst = min(one.share(name, language).value for name in one.gates)
         parts.append(f"{language} at least {worst:.1%}")
     if one.psnr is not None:
         parts.append(f"first frame {one.psnr:.1f} dB")
+    parts += [f"{name} {share.value:.1%} of {share.count}" for name, share in one.many.items()]
     return "  ".join([*parts, f"{len(one.trials)} clips, {one.seconds:.2f} s each"])
 
 
@@ -106,6 +120,7 @@ def as_json(one: Judged) -> dict[str, Any]:
     return {
         "variant": one.variant.name, "count": len(one.trials), "seconds_per_clip": round(one.seconds, 3),
         "first_frame_psnr": one.psnr,
+        "several": {n: {"value": s.value, "interval": s.interval, "count": s.count} for n, s in one.many.items()},
         "shares": {n: {"value": s.value, "interval": s.interval, "count": s.count} for n, s in found.items()},
         "languages": {
             language: {n: one.share(n, language).value for n in one.verdicts} for language in ("en", "zh")
@@ -124,7 +139,7 @@ def main() -> int:
     parser.add_argument("--shuffle", action="store_true", help="judge each clip by another's prompt: chance")
     parser.add_argument("--zero-block", type=int, help="without the weights of this block: must miss the gates")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--sheet", type=Path, help="write 12 clips of the first variant as rows of frames")
+    parser.add_argument("--sheet", type=Path, help="folder: 12 clips of each shipped model as rows of frames")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     chosen = variants.all_variants(args.device, None if args.quick else args.run, args.zero_block)
@@ -135,11 +150,16 @@ def main() -> int:
         parser.error(f"no variant is called {args.only!r}")
     batch = args.batch or (1 if args.device == "cpu" else 32)
     judged = []
-    for number, variant in enumerate(chosen):
+    for variant in chosen:
         side = variant.preset.size[0] if variant.preset.task == "i2v" else None
         count = args.count or ((QUICK if side is None else QUICK_IMAGES) if args.quick else FULL)
         asked = trials.held_out_trials(count, args.seed, side)
-        judged.append(judge(variant, asked, batch, args.shuffle, None if number else args.sheet))
+        sheet = args.sheet / f"{variant.name}.png" if args.sheet and variant.shipped else None
+        one = judge(variant, asked, batch, args.shuffle, sheet)
+        if variant.shipped and not args.shuffle:
+            many = trials.held_out_many(round(MANY * count), args.seed, side)
+            one = replace(one, many=several(variant, many, batch))
+        judged.append(one)
         if not args.json:
             print(report(judged[-1]), flush=True)
     missed = failures(judged)

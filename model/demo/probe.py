@@ -28,10 +28,39 @@ def read(frames: Frames) -> Reading:
     """Describe a clip: uint8 [t, h, w, 3]."""
     video = torch.from_numpy(np.ascontiguousarray(frames)).float()
     ground = background_of(video)
-    distance = (video - ground).norm(dim=-1)  # [t, h, w]
-    masks = distance > 45
-    masks &= distance > 0.5 * distance.flatten(1).quantile(0.995, dim=1)[:, None, None]
+    return _read_one(video, stands_out(video, ground), nearest(ground, world.BACKGROUNDS))
+
+
+def read_objects(frames: Frames) -> list[Reading]:
+    """Each object of a clip uint8 [t, h, w, 3] by itself, from left to right; what touches in passing is one."""
+    video = torch.from_numpy(np.ascontiguousarray(frames)).float()
+    ground = background_of(video)
+    masks = stands_out(video, ground)
     background = nearest(ground, world.BACKGROUNDS)
+    areas = components(masks.any(0))  # where each object passes; the world's objects keep to their own lanes
+    least = 0.2 * max((int(a.sum()) for a in areas), default=0)
+    return [_read_one(video, masks & a, background) for a in areas if a.sum() >= max(least, 25)]
+
+
+def stands_out(video: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
+    """Which pixels differ from the background colour [3] as much as things do: bool [t, h, w]."""
+    distance = (video - ground).norm(dim=-1)
+    return (distance > 45) & (distance > 0.5 * distance.flatten(1).quantile(0.995, dim=1)[:, None, None])
+
+
+def components(mask: torch.Tensor) -> list[torch.Tensor]:
+    """The connected parts of a bool [h, w], by their leftmost column."""
+    label = torch.arange(1, mask.numel() + 1).view(mask.shape).float() * mask
+    while True:
+        spread = torch.nn.functional.max_pool2d(label[None, None], 3, stride=1, padding=1)[0, 0] * mask
+        if torch.equal(spread, label):
+            break
+        label = spread
+    parts = [label == value for value in label.unique() if value]
+    return sorted(parts, key=lambda part: int(part.any(0).nonzero().min()))
+
+
+def _read_one(video: torch.Tensor, masks: torch.Tensor, background: str) -> Reading:
     area = masks.flatten(1).sum(1).float()
     if (area < 25).any():
         return Reading("unclear", "unclear", "unclear", background)

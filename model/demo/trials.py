@@ -66,6 +66,19 @@ def held_out_trials(count: int, seed: int = 0, side: int | None = None) -> list[
     return trials
 
 
+def held_out_many(count: int, seed: int = 0, side: int | None = None) -> list[Trial]:
+    """Prompts of several things: two or three of the same and two different ones in turn, as `held_out_trials`."""
+    rng = random.Random(seed + 1)
+    trials = []
+    for i in range(count):
+        scene = (world.random_pair if i % 2 else world.random_group)(rng, held=True)
+        language: Literal["en", "zh"] = "zh" if i % 4 > 1 else "en"
+        prompt = captions.caption(scene, rng, language, full=True)
+        image = None if side is None else first(scene, side)
+        trials.append(Trial(scene, prompt, language, 1000 * seed + 500_000 + i, image))
+    return trials
+
+
 def first(scene: world.Scene, side: int) -> Image:
     """The scene's first frame as it is drawn: uint8 [side, side, 3]."""
     # One frame alone would be the motion's middle.
@@ -110,6 +123,18 @@ def verdicts(trials: Sequence[Trial], readings: Sequence[probe.Reading]) -> dict
     found["direction"] = [
         t.scene.motion == r.motion if t.scene.motion in world.DIRECTION else None for t, r in pairs
     ]
+    return found
+
+
+def many_verdicts(trials: Sequence[Trial], clips: Sequence[probe.Frames]) -> dict[str, list[bool | None]]:
+    """Per trial of `held_out_many`: as many as were asked for, all of that colour; both objects, each as named."""
+    found: dict[str, list[bool | None]] = {"count": [], "two objects": []}
+    for trial, seen in zip(trials, (probe.read_objects(c) for c in clips), strict=True):
+        asked = sorted((o.colour, o.shape) for o in world.objects(trial.scene))
+        shown = sorted((o.colour, o.shape) for o in seen)
+        pair = trial.scene.second is not None
+        found["count"].append(None if pair else [c for c, _ in shown] == [c for c, _ in asked])
+        found["two objects"].append(shown == asked if pair else None)
     return found
 
 

@@ -160,7 +160,7 @@ def demo(task: Literal["t2v", "i2v"]) -> Preset:
         vae=VAEConfig(dim=16, res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
         text_encoder="demo", size=(192, 192), min_side=192, max_side=192, max_pixels=192 * 192,
         frames=33, min_frames=33, max_frames=33, fps=16, steps=4, max_steps=4, distilled=True,
-        max_prompt_chars=200, dtype="float32",
+        max_prompt_chars=200, dtype="float32", topk=0.25,  # 5 of 21 key blocks, where a tenth would be 2
         weights=Path(__file__).resolve().parent.parent / "demo" / "weights",
     )  # fmt: skip
 
@@ -169,6 +169,7 @@ PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
         demo("t2v"),
+        demo("i2v"),
         # TurboDiffusion: 1-4 steps, sparse-linear attention.
         _turbo("wan2.1-t2v-1.3b", "t2v", "1.3b", (832, 480), 80.0),
         _turbo("wan2.1-t2v-14b", "t2v", "14b", (1280, 720), 80.0),

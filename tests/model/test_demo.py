@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from model.demo import captions, evaluate, probe, trials, variants, world
 from model.demo.tokenizer import KNOWN, VOCABULARY_SIZE, tokenize
@@ -69,6 +70,25 @@ def test_the_probe_finds_nothing_where_nothing_is() -> None:
     assert probe.read(plain) == probe.Reading("unclear", "unclear", "unclear", "grey")
 
 
+def test_the_probe_tells_several_things_apart() -> None:
+    asked = trials.held_out_many(24, seed=3)
+    found = trials.many_verdicts(asked, [drawn(t.scene) for t in asked])
+    assert {name: (s.right, s.count) for name, s in ((n, trials.share(v)) for n, v in found.items())} == {
+        "count": (12, 12), "two objects": (12, 12),
+    }  # fmt: skip
+    groups, pairs = asked[::2], asked[1::2]
+    mistaken = [drawn(replace(t.scene, count=5 - t.scene.count)) for t in groups]
+    mistaken += [drawn(replace(t.scene, second=None)) for t in pairs]
+    found = trials.many_verdicts([*groups, *pairs], mistaken)
+    assert [trials.share(v).right for v in found.values()] == [0, 0]
+
+
+def test_what_is_connected_is_one_part_from_left_to_right() -> None:
+    mask = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 1]]).bool()
+    assert [int(part.sum()) for part in probe.components(mask)] == [2, 1, 4]
+    assert probe.components(torch.zeros(3, 3).bool()) == []
+
+
 @pytest.fixture(scope="module")
 def trials_and_readings() -> tuple[list[trials.Trial], list[probe.Reading]]:
     p = preset("demo-t2v")
@@ -81,6 +101,16 @@ def test_clips_follow_prompts_whose_combination_training_never_saw(trials_and_re
     for name, gate in evaluate.GATES.items():
         assert found[name].interval[1] >= gate, found
         assert found[name].value >= gate - 0.15, found
+
+
+def test_an_image_goes_on_as_its_caption_says() -> None:
+    p = preset("demo-i2v")
+    asked = trials.held_out_trials(3, seed=5, side=p.size[0])
+    clips = list(trials.render(Pipeline.load(p), asked, p.steps, p.guidance))
+    found = trials.shares(asked, trials.read(clips))
+    assert min(found[name].value for name in ("colour", "shape", "background", "direction")) == 1.0, found
+    assert min(trials.first_frame_psnr(asked, clips)) > evaluate.LEAST_PSNR
+    assert max(trials.first_frame_psnr(asked, [*clips[1:], clips[0]])) < evaluate.LEAST_PSNR
 
 
 def test_shuffled_prompts_score_far_below_the_gates(trials_and_readings) -> None:
@@ -121,6 +151,19 @@ def test_gates_fail_only_where_chance_cannot_explain_it() -> None:
         f"small: {name} -4.0% of other, at most 2.0 points less" for name in evaluate.GATES
     ]
     assert evaluate.failures([judged("small", worse, True, other=5.0), judged("other", better)]) == []
+
+
+def test_image_to_video_is_held_to_the_captions_motion_and_its_first_frame() -> None:
+    def image(motion: list[bool | None], psnr: float) -> evaluate.Judged:
+        one = judged("small", [True] * len(motion), shipped=True)
+        variant = replace(one.variant, preset=preset("demo-i2v"))
+        return replace(one, variant=variant, verdicts=one.verdicts | {"motion": motion}, psnr=psnr)
+
+    assert evaluate.failures([image([True] * 300, 30.0)]) == []
+    assert evaluate.failures([image([True] * 200 + [False] * 100, 24.0)]) == [
+        "small: motion 66.7%, the gate is 90%",
+        "small: first frame 24.0 dB, the gate is 25 dB",
+    ]
 
 
 def test_intervals_are_wilsons_and_pairs_are_compared_as_pairs() -> None:

@@ -17,7 +17,20 @@ from model import sampler
 from model.checkpoints import int8, safetensors
 from model.checkpoints.fill import fill
 from model.demo import world
-from model.training import denoiser, export, guidance, latents, run, setup, sparse, student, teacher, unpack, vae
+from model.training import (
+    carry,
+    denoiser,
+    export,
+    guidance,
+    latents,
+    run,
+    setup,
+    sparse,
+    student,
+    teacher,
+    unpack,
+    vae,
+)
 from model.training.optimizer import Optimizers
 from model.wan.conditioning import image_condition
 from model.wan.config import TransformerConfig, preset
@@ -87,6 +100,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_is_carried_leaves_alone_what_only_image_to_video_has() -> None:
+    of = {"w": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([0.0])}
+    after = {"w": torch.tensor([[1.5, 2.0]]), "b": torch.tensor([-1.0])}
+    onto = {"w": torch.tensor([[2.0, 2.0, 7.0]]), "b": torch.tensor([3.0])}
+    out = carry.carried(of, after, onto)
+    assert {k: v.tolist() for k, v in out.items()} == {"w": [[2.5, 2.0, 7.0]], "b": [2.0]}
+    assert onto["w"].tolist() == [[2.0, 2.0, 7.0]]
+
+
 def stage(module: ModuleType, folder: Path, *arguments: str) -> None:
     before, sys.argv = sys.argv, ["stage", "--out", str(folder), *arguments]
     try:
@@ -101,9 +123,13 @@ QUICK = ("--seconds", "0.5", "--batch", "4", "--no-compile", "--look", "1")
 def test_every_stage_builds_on_the_one_before_until_both_models_can_be_shipped(tiny: Path) -> None:
     stage(teacher, tiny, *QUICK)
     stage(teacher, tiny, "--task", "i2v", "--init", str(tiny / "teacher-t2v.safetensors"), *QUICK)
-    for task in ("t2v", "i2v"):
-        for module in (guidance, student, sparse):
-            stage(module, tiny, "--task", task, *QUICK)
+    for module in (guidance, student, sparse):
+        stage(module, tiny, "--task", "t2v", *QUICK)
+    for name in ("student", "sparse"):
+        stage(carry, tiny, "--stage", name, "--look", "1")
+    before = load_file(tiny / "sparse-i2v.safetensors")
+    stage(sparse, tiny, "--task", "i2v", *QUICK)
+    assert any((value != before[key]).any() for key, value in load_file(tiny / "sparse-i2v.safetensors").items())
     export.export(tiny, tiny / "out", tiny / "teachers", "sparse", "abc")
     assert not unpack.unpack(tiny / "out", tiny / "teachers", tiny), "what a run has is left alone"
     names = {p.name for p in unpack.unpack(tiny / "out", tiny / "teachers", tiny / "again")}
@@ -118,6 +144,9 @@ def test_every_stage_builds_on_the_one_before_until_both_models_can_be_shipped(t
             assert off <= value.float().abs().max() / 100, (name, key)
     told = json.loads((tiny / "out" / "provenance.json").read_text())
     assert (told["revision"], told["shipped"]) == ("abc", "sparse")
+    assert [s["by"] for s in told["stages"] if "by" in s] == [
+        f"{name}-t2v - teacher-t2v + teacher-i2v" for name in ("student", "sparse")
+    ]
     said = {(s["stage"], s.get("task")): s for s in told["stages"]}
     assert [*said] == [
         ("latents", None),
