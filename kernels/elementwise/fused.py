@@ -5,15 +5,20 @@ Inputs in bfloat16, float16 or float32; float32 inside; the roundings of the ref
 
 # pyright: reportCallIssue=false
 # (a launch takes num_warps, which Triton's types do not know)
+import math
+
 import torch
 from torch import Tensor
 
-from kernels.elementwise import activation, norm as layer_norm, rope
+from kernels.elementwise import activation, few_keys, reference, rope
+from kernels.elementwise import norm as layer_norm
 from kernels.elementwise.reference import Affine, Means, Modulation
 from kernels.quantized import FP8, FP8_MAX, INT8_MAX, Rows
 from kernels.reference import K_BLOCK, Q_BLOCK
 from kernels.tuning import elementwise as tuning
 
+LOG2E = math.log2(math.e)
+HEAD_DIMS = (16, 32, 64, 128)
 MOST: dict[torch.dtype, float] = {FP8: FP8_MAX, torch.int8: INT8_MAX}  # the largest code
 
 
@@ -36,13 +41,13 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor | None, config: tuning.Rows
 
 def gate_residual_norm(
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     gate: Tensor | None,
     how: Modulation | Affine,
     quantize: torch.dtype | None = None,
     config: tuning.Rows | None = None,
 ) -> tuple[Tensor, Tensor | Rows]:
-    """`gate_residual`, and the `norm` of what it gives, from one read of x and y."""
+    """`gate_residual`, and the `norm` of what it gives, from one read of x and y. y None: adds nothing."""
     summed, normed = _residual_norm(x, y, gate, how, quantize, config)
     assert normed is not None
     return summed, normed
@@ -245,6 +250,43 @@ def _activate(x: Tensor, bend: bool, dtype: torch.dtype | None, config: tuning.R
     result = _result(out, scale)
     assert result is not None
     return result
+
+
+def attend_few(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, config: tuning.FewKeys | None = None
+) -> Tensor:
+    """Softmax attention of q [b, L, h, d] to few keys k, v [b, n, h, d]; bias: float32 [b, n], added to the scores.
+
+    The bias is natural: log(m) makes a key count as m. Returns [b, L, h, d] in q's dtype.
+    """
+    b, length, heads, d = q.shape
+    if bias is None or d not in HEAD_DIMS:
+        return reference.attend_few(q, k, v, bias)
+    q, k, v = (t if t.stride()[2:] == (d, 1) else t.contiguous() for t in (q, k, v))
+    config = config or tuning.few_keys(q.dtype)
+    out = torch.empty((b, length, heads, d), dtype=q.dtype, device=q.device)
+    with torch.cuda.device_of(q):
+        few_keys.attend_few[(-(-length // config.queries), b * heads)](
+            q,
+            k,
+            v,
+            bias.contiguous(),
+            out,
+            length,
+            k.shape[1],
+            heads,
+            LOG2E / math.sqrt(d),
+            *q.stride()[:2],
+            *k.stride()[:2],
+            *v.stride()[:2],
+            PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
+            QUERIES=config.queries,
+            KEYS=config.keys,
+            STAGES=config.stages,
+            DIM=d,
+            num_warps=config.warps,
+        )
+    return out
 
 
 def _output(x: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:

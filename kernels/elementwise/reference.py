@@ -58,10 +58,11 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
 
 
 def gate_residual_norm(
-    x: Tensor, y: Tensor, gate: Tensor | None, how: Modulation | Affine, quantize: torch.dtype | None = None
+    x: Tensor, y: Tensor | None, gate: Tensor | None, how: Modulation | Affine, quantize: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor | Rows]:
-    """`gate_residual`, and the `norm` of what it gives: both, since the residual stream goes on."""
-    x = gate_residual(x, y, gate)
+    """`gate_residual`, and the `norm` of what it gives: both, since the residual stream goes on. y None: adds nothing."""
+    if y is not None:
+        x = gate_residual(x, y, gate)
     return x, norm(x, how, quantize)
 
 
@@ -97,6 +98,16 @@ def gelu(x: Tensor, quantize: torch.dtype | None = None) -> Tensor | Rows:
 def quantize(x: Tensor, dtype: torch.dtype) -> Rows:
     """Rows of x [..., n], the leading dimensions flattened."""
     return quantize_rows(x.flatten(0, -2), dtype)
+
+
+def attend_few(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax attention of q [b, L, h, d] to few keys k, v [b, n, h, d]; bias: float32 [b, n], added to the scores.
+
+    The bias is natural: log(m) makes a key count as m. Returns [b, L, h, d] in q's dtype.
+    """
+    mask = None if bias is None else bias[:, None, None].to(q.dtype)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:

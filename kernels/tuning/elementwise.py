@@ -45,6 +45,16 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class FewKeys:
+    """Attention to few keys: a program takes `queries` rows of a head, `keys` keys a step."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
 class Config:
     norm: Rows
     rope: Rope
@@ -60,8 +70,11 @@ def find(width: int) -> Config:
     warps = 1
     while warps < 8 and width > LANES * 4 * warps:
         warps *= 2
-    rope = min(warps, 4)
-    return Config(Rows(warps), Rope(rope, 1), Rope(rope, 16), Rows(warps))
+    return Config(Rows(warps), Rope(warps, 1), Rope(min(8, 2 * warps), 16), Rows(warps))
+
+
+def few_keys(dtype: torch.dtype) -> FewKeys:
+    return FewKeys(32, 32, 4, 1) if dtype == torch.float32 else FewKeys(128, 64, 4, 2)
 
 
 def multiprocessors(device: torch.device) -> int:
