@@ -72,7 +72,7 @@ def sparse_linear_obstacle(
 
 
 def elementwise(x: Tensor) -> ModuleType:
-    """Who does the element-wise work on x: `kernels.elementwise.fused` or `reference`, which have the same functions.
+    """Who does the element-wise work on x: `kernels.elementwise.fused` or `reference`, alike in their functions.
 
     Raises ValueError where the kernels are forced on inputs that they cannot take.
     """

@@ -1,5 +1,8 @@
 """GELU and quantisation of rows, alone or together."""
 
+# pyright: reportGeneralTypeIssues=false
+# ruff: noqa: RUF005
+# (Triton's types take its ranges for no iterators; its language has no unpacking)
 import triton
 import triton.language as tl
 

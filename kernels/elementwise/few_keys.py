@@ -40,5 +40,7 @@ def attend_few(
         peak = higher
     o += ((batch * length + start) * heads + head) * DIM
     tl.store(
-        o + row[:, None] * (heads * DIM) + channel[None, :], (out / total[:, None]).to(o.dtype.element_ty), mask=real
+        o + row[:, None] * (heads * DIM) + channel[None, :],
+        (out / total[:, None]).to(o.dtype.element_ty),
+        mask=real,
     )

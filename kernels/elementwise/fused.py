@@ -47,7 +47,7 @@ def gate_residual_norm(
     quantize: torch.dtype | None = None,
     config: tuning.Rows | None = None,
 ) -> tuple[Tensor, Tensor | Rows]:
-    """`gate_residual`, and the `norm` of what it gives, from one read of x and y. y None: adds nothing."""
+    """`gate_residual`, and the `norm` of what it gives, from one read of x and y. y None: nothing is added."""
     summed, normed = _residual_norm(x, y, gate, how, quantize, config)
     assert normed is not None
     return summed, normed

@@ -1,5 +1,8 @@
-"""LayerNorm with the residual before it and the quantisation behind it: one read of each input, one write of each output."""
+"""LayerNorm with the residual before it and the quantisation behind it; inputs read once, outputs written once."""
 
+# pyright: reportGeneralTypeIssues=false
+# ruff: noqa: RUF005
+# (Triton's types take its ranges for no iterators; its language has no unpacking)
 import triton
 import triton.language as tl
 
@@ -36,9 +39,8 @@ def residual_norm(
         row = load_row(x + index * WIDTH, WIDTH, CHUNK)
         if RESIDUAL:
             more = load_row(y + index * WIDTH, WIDTH, CHUNK)
-            if GATED:
-                if not HOLD:
-                    gates = load_row(gate, WIDTH, CHUNK)
+            if GATED and not HOLD:
+                gates = load_row(gate, WIDTH, CHUNK)
             sums = ()
             for c in tl.static_range(CHUNKS):
                 part = more[c]

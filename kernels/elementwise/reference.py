@@ -60,7 +60,7 @@ def gate_residual(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
 def gate_residual_norm(
     x: Tensor, y: Tensor | None, gate: Tensor | None, how: Modulation | Affine, quantize: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor | Rows]:
-    """`gate_residual`, and the `norm` of what it gives: both, since the residual stream goes on. y None: adds nothing."""
+    """`gate_residual` and the `norm` of what it gives: the residual stream goes on. y None: nothing is added."""
     if y is not None:
         x = gate_residual(x, y, gate)
     return x, norm(x, how, quantize)

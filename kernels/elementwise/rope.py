@@ -1,5 +1,8 @@
 """RMSNorm of q and k over all channels and their rotation, in one launch; sums of blocks of rows on the way."""
 
+# pyright: reportGeneralTypeIssues=false
+# ruff: noqa: RUF005
+# (Triton's types take its ranges for no iterators; its language has no unpacking)
 import triton
 import triton.language as tl
 

@@ -4,6 +4,9 @@ A row of WIDTH channels is held as CHUNKS tensors of CHUNK lanes, so that 1536 o
 power of two. CHUNK is 8 elements a thread: accesses of 16 bytes. Only the last chunk is masked.
 """
 
+# pyright: reportGeneralTypeIssues=false
+# ruff: noqa: RUF005
+# (Triton's types take its ranges for no iterators; its language has no unpacking)
 import triton
 import triton.language as tl
 

@@ -1,4 +1,4 @@
-"""What the transformer computes of a prompt once: which of its rows differ, and their keys and values in every block."""
+"""What the transformer computes of a prompt once: which of its rows differ, their keys and values in each block."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Keys:
-    """One block's k, v [b, n, heads, head_dim] of the prompt, and what is added to a key's scores [b, n] float32."""
+    """One block's k, v [b, n, heads, head_dim] of the prompt; bias [b, n] float32 is added to a key's scores."""
 
     k: Tensor
     v: Tensor
@@ -22,7 +22,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Embedded rows [b, n, dim] of which the last stands for all padding, by its bias; keys of the blocks so far."""
+    """Embedded rows [b, n, dim], of which one stands for all padding by its bias; the blocks' keys so far."""
 
     rows: Tensor
     bias: Tensor

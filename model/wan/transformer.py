@@ -1,8 +1,10 @@
 """The Wan diffusion transformer: latent patches in, velocity out (Wan2.1; DiT, Peebles & Xie 2023)."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,14 +61,17 @@ class WanTransformer(nn.Module):
         rows = self.text_embedding(text) if prompt is None else prompt.rows
         rope = (rope_table if prompt is None else kept_rope_table)(grid, self.config.head_dim, x.device)
         y = gate = None  # what the last block leaves to be added to x, so that the next norm reads x once
-        for block in self.blocks:
+        for block in self._blocks():
             keys = None if prompt is None else block.cross_attn.kept_keys(ops, prompt)
             x, y, gate = block(ops, x, y, gate, modulation, rows if keys is None else keys, rope, self.topk)
         return unpatchify(self.head(ops, x, y, gate, e.float()), grid, self.config.patch, self.config.out_channels)
 
+    def _blocks(self) -> "Iterator[Block]":
+        return cast("Iterator[Block]", iter(self.blocks))
+
     def prompt(self, text: Tensor) -> Prompt:
         """The rows of text that differ, embedded, and room for their keys; kept for the next step."""
-        parts = [self.text_embedding, *(part for block in self.blocks for part in block.cross_attn.of_text())]
+        parts = [self.text_embedding, *(part for block in self._blocks() for part in block.cross_attn.of_text())]
         weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
 
         def embed() -> Prompt:
@@ -103,7 +108,7 @@ class Block(nn.Module):
         rope: Tensor,
         topk: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x + y * gate through the block, as x, y and gate again: the caller's next norm adds them as it reads them.
+        """x + y * gate through the block, as x, y and gate again: whoever reads x next adds them then.
 
         ops: kernels.elementwise's reference or fused. x, y [b, L, dim]; gate [b, dim] float32; e [b, 6, dim]
         float32; text [b, n, dim], or this block's keys of it.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import accuracy
+from kernels.bench import elementwise as bench
 from kernels.elementwise import fused, reference
 from kernels.elementwise.reference import Affine, Modulation
 from kernels.quantized import FP8, FP8_MAX, Rows
@@ -70,7 +71,9 @@ def same(found: Tensor | Rows, expected: Tensor | Rows) -> None:
         unlike = codes.float() != expected.codes.float()
         assert float(unlike.float().mean()) < 1e-3
         step = 1.0 if codes.dtype == torch.int8 else 1 / 8  # of e4m3, at most 2^-3 of the value
-        size = torch.ones_like(expected.scale)[:, None] if codes.dtype == torch.int8 else expected.codes.float().abs()
+        size = (
+            torch.ones_like(expected.scale)[:, None] if codes.dtype == torch.int8 else expected.codes.float().abs()
+        )
         assert bool(((codes.float() - expected.codes.float()).abs() <= step * size + 2**-9).all())
         return
     assert isinstance(found, Tensor)
@@ -226,3 +229,54 @@ def test_strided_tables_and_inputs_are_read_rightly() -> None:
     same(fused.norm(x, how), reference.norm(x.contiguous(), how))
     gate = draw(256, 2, seed=3).T
     assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
+
+
+@pytest.mark.parametrize("dim", [16, 64, 128])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (70, 8), (130, 72), (33, 200)])
+def test_attention_to_few_keys_is_torchs(length: int, keys: int, dim: int) -> None:
+    q = draw(2, length, 3, dim)
+    k, v = draw(2, keys, 6, dim, seed=1).split(3, dim=2)  # heads of a wider row
+    bias = draw(2, keys, seed=2)
+    bias[0, keys // 2 + 1 :] = -torch.inf
+    bias[1, -1] = 6.0
+    found = fused.attend_few(q, k, v, bias)
+    assert found.is_contiguous()
+    expected = reference.attend_few(q.double(), k.double(), v.double(), bias)
+    assert accuracy.relative_error(found, expected) < 1e-5
+    half = [t.to(BRAIN) for t in (q, k, v)]
+    expected = reference.attend_few(*(t.double() for t in half), bias)
+    assert accuracy.relative_error(fused.attend_few(*half, bias), expected) < accuracy.TOLERANCE[BRAIN]
+
+
+def test_keys_of_no_weight_are_no_keys() -> None:
+    q, k, v = (draw(1, 40, 2, 64, seed=s) for s in range(3))
+    bias = torch.zeros(1, 40, device=DEVICE)
+    bias[0, 5:] = -torch.inf
+    few = fused.attend_few(q, k[:, :5], v[:, :5], bias[:, :5].contiguous())
+    torch.testing.assert_close(fused.attend_few(q, k, v, bias), few, rtol=1e-6, atol=1e-6)
+
+
+def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small, and with a clock that runs everything once: its times are nobody's concern here."""
+
+    def once(run: object, **_: object) -> float:
+        run()  # pyright: ignore
+        return 1.0
+
+    monkeypatch.setattr(bench, "seconds", once)
+    monkeypatch.setattr(bench, "CHECKED", 6)
+    if INTERPRETED:
+        monkeypatch.setattr(bench, "FP8", torch.int8)
+    shape = bench.Shape("small", 9, 256, 576, 4, 8, 16)
+    inputs = bench.Inputs.draw(shape, DEVICE, BRAIN)
+    errors = bench.check(inputs, shape)
+    assert max(errors.values()) <= bench.SAME
+    rows = list(bench.measure(shape, inputs, 1e12))
+    assert [r for r in rows if not isinstance(r, bench.Timed)] == []
+    assert {r.name for r in rows if isinstance(r, bench.Timed)} == set(errors)
+    monkeypatch.setattr(bench, "row_variants", lambda: (tuning.Rows(1), tuning.Rows(2, 1, True, 2)))
+    monkeypatch.setattr(bench, "rope_variants", lambda *n: (tuning.Rope(1, n[0], 2),))
+    timed = list(bench.other_configurations(shape, inputs, 1e12))
+    failed = [row for row in timed if not isinstance(row, bench.Timed)]
+    assert failed == []
+    assert len(timed) == 5 * 2 + 2 + len(bench.few_key_variants())
