@@ -21,6 +21,8 @@ def on_disk(library: Library) -> list[ModelOnDisk]:
 def size_of(library: Library, preset: Preset) -> int:
     """Bytes of all its files, those it shares with other models included."""
     if preset.weights is not None:
-        return sum(path.stat().st_size for path in preset.weights.glob("*.safetensors"))
+        files = library.weights(preset)
+        preview = () if files.preview is None else (files.preview,)
+        return sum(p.stat().st_size for p in (*files.transformer, *files.vae, *files.text_encoder, *preview))
     parts = (library.component(name) for name in needed(preset))
     return sum(part.bytes for part in parts if part is not None)

@@ -27,7 +27,7 @@ from model.training.sheets import save_sheet
 GATES = {"colour": 0.95, "shape": 0.90, "direction": 0.90}
 IMAGE_GATES = {"motion": 0.90}  # the image shows the rest, and the caption says how it goes on
 LEAST_PSNR = 25.0  # dB of an image-to-video clip's first frame, in the mean
-QUICK, QUICK_IMAGES, FULL = 16, 8, 1000
+QUICK, QUICK_IMAGES, FULL = 16, 12, 1000
 MANY = 0.25  # of the clips as many again show several things: reported, no gate
 
 

@@ -160,7 +160,8 @@ def test_workers_models_and_health_say_what_is_there(client: TestClient, machine
     assert (worker["id"], worker["pid"], worker["state"], worker["job"]) == ("w1", 4711, "busy", job["id"])
     models = {m["id"]: m["installed"] for m in client.get("/api/models").json()["data"]}
     assert models == {
-        "demo-t2v": True, "wan2.1-t2v-1.3b": False, "wan2.1-t2v-14b": False, "wan2.2-i2v-a14b": False,
+        "demo-t2v": True, "demo-i2v": False,
+            "wan2.1-t2v-1.3b": False, "wan2.1-t2v-14b": False, "wan2.2-i2v-a14b": False,
             "wan2.1-t2v-1.3b-base": False, "wan2.1-t2v-14b-base": False, "wan2.2-i2v-a14b-base": False,
     }  # fmt: skip
     health = client.get("/api/health").json()

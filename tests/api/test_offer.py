@@ -116,4 +116,4 @@ def test_a_database_that_is_away_leaves_the_own_library(
         raise DatabaseUnavailable("away")
 
     monkeypatch.setattr(models, "find", away)
-    assert list(Offer(services.db, Library(tmp_path), "demo-t2v").now().installed) == ["demo-t2v"]
+    assert list(Offer(services.db, Library(tmp_path), "demo-t2v").now().installed) == ["demo-t2v", "demo-i2v"]

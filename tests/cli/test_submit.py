@@ -128,7 +128,7 @@ def test_a_job_waits_for_a_whole_batch(farm: Command, tmp_path: Path) -> None:
         (["--aspect", "wide"], "16:9"),
         (["--aspect", "9:1"], "the nearest is 4:1"),
         (["--aspect", "1:1", "--size", "96x96"], "not both"),
-        (["--quality", "best"], "leave quality out"),
+        (["--quality", "superb"], "best"),
         (["--adaptive-size"], "--image"),
         (["--continue", "job_nosuch"], "farm list"),
         (["--negative-prompt", "blur"], "leave the negative prompt out"),

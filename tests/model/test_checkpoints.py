@@ -319,7 +319,7 @@ def test_a_damaged_library_is_refused_by_file_and_offers_nothing(tmp_path: Path,
     break_it(tmp_path / "models" / "small-t2v")
     with pytest.raises(CorruptWeights, match=message):
         library.weights(preset)
-    assert [p.name for p in library.installed()] == ["demo-t2v"]
+    assert [p.name for p in library.installed()] == ["demo-t2v", "demo-i2v"]
 
 
 def test_codes_are_expanded_block_by_block(tmp_path: Path) -> None:

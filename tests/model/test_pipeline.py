@@ -86,7 +86,7 @@ def test_a_model_that_is_not_here_says_so_and_how_to_get_it() -> None:
 
 
 def test_only_models_with_weights_count_as_installed() -> None:
-    assert [p.name for p in Library().installed()] == ["demo-t2v"]
+    assert [p.name for p in Library().installed()] == ["demo-t2v", "demo-i2v"]
 
 
 def copy_weights(folder: Path) -> Path:

@@ -76,7 +76,7 @@ def pulled(tmp_path_factory: pytest.TempPathFactory, published: Path, small: Reg
 
 
 def test_a_folder_becomes_a_model_that_renders_a_whole_video(pulled: Library, tmp_path: Path) -> None:
-    assert [preset.name for preset in pulled.installed()] == ["demo-t2v", BASE.name]
+    assert [preset.name for preset in pulled.installed()] == ["demo-t2v", "demo-i2v", BASE.name]
     assert verifying.rehash(pulled, BASE, quiet) == []
     first, again = (verifying.render(Pipeline, pulled, BASE, "cpu", tmp_path / "v.mp4") for _ in range(2))
     assert first.digest == again.digest
@@ -196,4 +196,4 @@ def test_the_database_is_told_if_there_is_one_and_never_in_the_way(tmp_path: Pat
     noted = {model.name: model.digest for model in models.find(db)}
     db.close()
     assert noted == {one.name: one.digest for one in on_disk(Library(settings.models))}
-    assert set(noted) == {"demo-t2v", I2V.name}
+    assert set(noted) == {"demo-t2v", "demo-i2v", I2V.name}

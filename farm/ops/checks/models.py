@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from farm.models.on_disk import size_of
 from farm.ops.checks.finding import Finding, failed, ok, size, warning
 from model.errors import CorruptWeights
-from model.library import MANIFEST, Library, needed
-from model.wan.config import Preset
+from model.library import MANIFEST, Library
 
 
 def read_models(library: Library) -> tuple[dict[str, int], list[CorruptWeights]]:
@@ -16,7 +16,7 @@ def read_models(library: Library) -> tuple[dict[str, int], list[CorruptWeights]]
             library.read(manifest.parent.name)
         except CorruptWeights as fault:
             faults.append(fault)
-    return {preset.name: _size(library, preset) for preset in library.installed()}, faults
+    return {preset.name: size_of(library, preset) for preset in library.installed()}, faults
 
 
 def check_models(found: Mapping[str, int], faults: Sequence[CorruptWeights], wanted: str) -> list[Finding]:
@@ -30,10 +30,3 @@ def check_models(found: Mapping[str, int], faults: Sequence[CorruptWeights], wan
                    f"install them, or choose one that is here with --model or FARM_MODEL: {others}")
         )  # fmt: skip
     return findings
-
-
-def _size(library: Library, preset: Preset) -> int:
-    if preset.weights is not None:
-        return sum(path.stat().st_size for path in preset.weights.glob("*.safetensors"))
-    parts = (library.component(name) for name in needed(preset))
-    return sum(part.bytes for part in parts if part is not None)
