@@ -86,7 +86,7 @@ def work(case: Case, keys: int | None = None) -> StepWork:
     attention = 4 * length * kept * c.dim
     if topk is not None:  # the linear branch and the scores of the block map
         attention += 4 * length * c.dim * c.head_dim + 2 * length / Q_BLOCK * blocks * c.dim
-    # In 8 bits: three norms (read x, y, write x, a byte); q and k; cross q; cross attention; rows for o twice; GELU.
+    # In 8 bits: three norms (read x, y, write x, a byte); q, k; cross q; cross attention; rows for o twice; GELU.
     between = c.dim * (3 * 7 + 8 + 4 + 4 + 2 * 3) + 3 * c.ffn_dim
     return StepWork(
         c.layers * linear, c.layers * 4 * length * n * c.dim, c.layers * attention, c.layers * length * between
@@ -199,7 +199,7 @@ def kernels_of(run: Callable[[], object], trace: Path | None) -> list[Kernel]:
         torch.cuda.synchronize()
     if trace is not None:
         recorded.export_chrome_trace(str(trace))
-    events = [e for e in recorded.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA]
+    events = [e for e in recorded.key_averages() if e.device_type.name == "CUDA"]
     found = [Kernel(str(e.key), e.count, e.self_device_time_total / 1e6) for e in events]
     return sorted(found, key=lambda k: -k.seconds)
 
@@ -210,7 +210,7 @@ def eight_bit_rate() -> float | None:
         return None
     a, b = (torch.randn(8192, 8192, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
     one = torch.ones(8192, 1, device="cuda")
-    took = seconds(lambda: torch._scaled_mm(a, b.T, one, one.T, out_dtype=torch.bfloat16))
+    took = seconds(lambda: torch._scaled_mm(a, b.T, one, one.T, out_dtype=torch.bfloat16))  # pyright: ignore
     return 2 * 8192**3 / took
 
 
