@@ -280,3 +280,12 @@ def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pyte
     failed = [row for row in timed if not isinstance(row, bench.Timed)]
     assert failed == []
     assert len(timed) == 5 * 2 + 2 + len(bench.few_key_variants())
+
+
+@pytest.mark.parametrize("width", [100, 1000, 5120])
+def test_lanes_past_the_end_do_not_count(width: int) -> None:
+    x = 4 + draw(1, 2, width) / 4  # far from zero, as what lies past the end is
+    how, gate = modulation(1, width)
+    same(fused.norm(x, how, torch.int8), reference.norm(x, how, torch.int8))
+    same(fused.gate_residual_norm(x, x, gate, how)[1], reference.norm(reference.gate_residual(x, x, gate), how))
+    same(fused.rms_norm(x, gate[0], EPS), reference.rms_norm(x, gate[0], EPS))
