@@ -6,12 +6,14 @@ TURBOFARM_KERNELS=reference or fast, or `use(...)` from code.
 
 import importlib.util
 import os
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kernels import reference
+from kernels.elementwise import reference as elementwise_reference
 from kernels.linear import reference as linear_reference
 from kernels.linear.weights import Tiles
 from kernels.quantized import FP8, Rows
@@ -78,6 +80,35 @@ def sparse_linear_obstacle(
     ):
         return "gradients are wanted and the kernel computes forward only"
     return device_obstacle(q.device)
+
+
+def elementwise(x: Tensor) -> ModuleType:
+    """Who does the element-wise work on x: `kernels.elementwise.fused` or `reference`, alike in their functions.
+
+    Raises ValueError where the kernels are forced on inputs that they cannot take.
+    """
+    choice = forced()
+    if choice == "reference" or (choice is None and x.device.type != "cuda"):
+        return elementwise_reference
+    obstacle = elementwise_obstacle(x)
+    if obstacle is None:
+        from kernels.elementwise import fused  # loads Triton, which not every machine has
+
+        return fused
+    if choice == "fast":
+        raise ValueError(f"the element-wise kernels cannot run: {obstacle}")
+    return elementwise_reference
+
+
+def elementwise_obstacle(x: Tensor) -> str | None:
+    """Why the kernels cannot take x; None where they can."""
+    if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"x is {x.dtype}, not one of bfloat16, float16, float32"
+    if torch.is_grad_enabled():
+        return "gradients may be wanted and the kernels compute forward only: use torch.no_grad"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast chooses dtypes, and the kernels would not follow"
+    return device_obstacle(x.device)
 
 
 def device_obstacle(device: torch.device) -> str | None:

@@ -9,7 +9,7 @@ import torch
 import triton
 
 from kernels import selftest
-from kernels.bench import linear, sparse_linear
+from kernels.bench import elementwise, linear, sparse_linear
 from kernels.bench.sparse_linear import Inputs, Row
 from kernels.bench.timing import measure_ceilings
 
@@ -26,9 +26,8 @@ def data(row: Row) -> dict[str, float | str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
-    parser.add_argument("--quick", action="store_true", help="leave out the other configurations")
-    parser.add_argument("--only", choices=("sparse-linear", "linear"), help="of the operations one")
-    parser.add_argument("--variants", action="store_true", help="other configurations of the 8-bit GEMM too")
+    parser.add_argument("--only", choices=("sparse-linear", "linear", "elementwise"), help="of the operations one")
+    parser.add_argument("--variants", action="store_true", help="other configurations too")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         print("The benchmark needs a CUDA card; there is none here.", file=sys.stderr)
@@ -66,7 +65,7 @@ def main() -> int:
         for row in rows:
             say("  " + line(row))
         entry: dict[str, Any] = {"shape": shape.name, "checks": checks, "stages": [data(r) for r in rows]}
-        if not asked.quick:
+        if asked.variants:
             entry["variants"] = []
             for stage, row in sparse_linear.variants(inputs, shape, ceilings):
                 say(f"  {stage:<13}" + (line(row) if isinstance(row, Row) else row))
@@ -75,6 +74,9 @@ def main() -> int:
         del inputs
     if asked.only in (None, "linear"):
         fine, report["linear"] = linear.report(say, ceilings.copy, asked.variants)
+        right &= fine
+    if asked.only in (None, "elementwise"):
+        fine, report["elementwise"] = elementwise.report(say, ceilings.copy, asked.variants)
         right &= fine
     if asked.json:
         print(json.dumps(report, indent=1))
