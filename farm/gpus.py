@@ -2,12 +2,14 @@
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 # Of nvml.h: the kinds of error counters, and the answers of a card that was there and is of no use any more (not
 # found, lost, to be reset).
 _UNCORRECTED, _SINCE_DRIVER = 1, 0
+_OF_THE_CHIP = 0  # the sensor
 _LOST = frozenset({6, 15, 16})
 
 
@@ -49,6 +51,18 @@ class Health:
 
     uncorrected: int | None = None
     lost: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """utilisation in percent, memory in bytes in use by anybody, temperature in degrees Celsius, power in watts;
+    None: this card does not tell.
+    """
+
+    utilisation: int | None
+    memory: int | None
+    temperature: int | None
+    power: int | None
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,30 @@ def health(uuid: str) -> Health | None:
         nvml.nvmlShutdown()
 
 
+def reading(uuid: str) -> Reading | None:
+    """How hard this card works now; None where nobody can tell."""
+    try:
+        nvml = _nvml()
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        return Reading(
+            _told(nvml, lambda: int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+            _told(nvml, lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).used)),
+            _told(nvml, lambda: int(nvml.nvmlDeviceGetTemperature(handle, _OF_THE_CHIP))),
+            _told(nvml, lambda: round(nvml.nvmlDeviceGetPowerUsage(handle) / 1000)),
+        )
+    except nvml.NVMLError:
+        return None
+    finally:
+        nvml.nvmlShutdown()
+
+
 def select(gpus: list[Gpu], wanted: str | None) -> list[Gpu]:
     """What CUDA would show for this value of CUDA_VISIBLE_DEVICES: indices or (abbreviated) UUIDs.
 
@@ -182,11 +220,16 @@ def _processes(nvml: Any, gpu: Gpu) -> list[GpuProcess]:
     return found
 
 
-def _uncorrected(nvml: Any, handle: Any) -> int | None:
+def _told(nvml: Any, ask: Callable[[], int]) -> int | None:
+    """What a card may or may not answer."""
     try:
-        return int(nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _SINCE_DRIVER))
-    except nvml.NVMLError:  # not every card has such memory
+        return ask()
+    except nvml.NVMLError:
         return None
+
+
+def _uncorrected(nvml: Any, handle: Any) -> int | None:
+    return _told(nvml, lambda: int(nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _SINCE_DRIVER)))
 
 
 def _read_if_there(nvml: Any, index: int) -> Gpu | None:

@@ -1,12 +1,16 @@
 """How far a kernel's output is from its reference: what the tests, the self-test and the benchmarks measure."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import reference
+from kernels import quantized, reference
 
 BFLOAT16 = 4e-3  # largest relative error of a bfloat16 kernel against float32
+FP8 = 4.5e-2  # the same of a kernel with e4m3 products
+SAME_ARITHMETIC = 2e-3  # against a float64 emulation of the same quantised arithmetic
 TOLERANCE = {torch.bfloat16: BFLOAT16, torch.float16: 1e-3, torch.float32: 1e-5}
 
 
@@ -54,3 +58,51 @@ def worse_blocks(q: Tensor, k: Tensor, index: Tensor, topk: float) -> tuple[int,
     threshold = score.masked_fill(~keep, torch.inf).amin(-1, keepdim=True)
     other = found & ~keep
     return int(other.sum()), int((other & (score < threshold - slack)).sum())
+
+
+def sparse_linear_8bit(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, proj_weight: Tensor, proj_bias: Tensor | None
+) -> Tensor:
+    """What the 8-bit kernel computes, in float64 from the same codes, with the block map given.
+
+    As `sparse_linear_given`. Rounds where the kernel must: codes of q, k, v and of the weights, k's mean, phi(q)
+    and the folded state.
+    """
+    brain = torch.float32 if q.dtype == torch.float32 else torch.bfloat16  # of the linear branch
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    d, length = q.shape[-1], k.shape[2]
+    q_codes, q_scale = _int8(q.float() * (math.log2(math.e) / math.sqrt(d)), 1)
+    smooth_k = (k.float() - k.float().mean(2, keepdim=True).to(k.dtype).float()).to(k.dtype).float()
+    k_codes, k_scale = _int8(smooth_k, reference.K_BLOCK)
+    v_scale = v.float().abs().amax(2, keepdim=True).clamp_min(1e-12) / quantized.FP8_MAX
+    v_codes = (v.float() / v_scale).to(quantized.FP8).double()
+    keep = listed(index, -(-length // reference.K_BLOCK)).repeat_interleave(reference.K_BLOCK, -1)[..., :length]
+
+    phi_k = k.float().softmax(-1)
+    state = phi_k.to(k.dtype).transpose(2, 3).double() @ v.double()
+    folded = (state @ proj_weight.double().T).to(brain).double()
+    e = (q.double() - q.double().amax(-1, keepdim=True)).exp()
+    share = 1 / (1e-5 * e.sum(-1, keepdim=True) + e @ phi_k.double().sum(2)[..., None])
+    out = (e * share).to(brain).double() @ folded
+    if proj_bias is not None:
+        out = out + proj_bias.double()
+    for i in range(keep.shape[2]):
+        rows = slice(i * reference.Q_BLOCK, (i + 1) * reference.Q_BLOCK)
+        score = (q_codes[:, :, rows] @ k_codes.transpose(2, 3)).double() * (
+            q_scale[:, :, rows] * k_scale.transpose(2, 3)
+        ).double()
+        score = score.masked_fill(~keep[:, :, i, None], -torch.inf)
+        p = (score - score.amax(-1, keepdim=True).ceil() + 8).exp2()
+        weights = p.float().to(quantized.FP8).double()
+        out[:, :, rows] += weights @ v_codes / p.sum(-1, keepdim=True) * v_scale.double()
+    return out.transpose(1, 2)
+
+
+def _int8(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Codes (float32) of x [b, h, L, d] by blocks of rows, a scale for each row [b, h, L, 1]: see `Operands`."""
+    length = x.shape[2]
+    padded = F.pad(x, (0, 0, 0, -length % rows)).unflatten(2, (-1, rows))
+    scale = padded.abs().amax((3, 4), keepdim=True).clamp_min(1e-12) / quantized.INT8_MAX
+    scale = ((scale.view(torch.int32) + 0xFFFF) & -65536).view(torch.float32)  # up to an 8-bit mantissa
+    codes = (padded / scale).round().flatten(2, 3)[:, :, :length]
+    return codes, scale.expand(-1, -1, -1, rows, 1).flatten(2, 3)[:, :, :length]

@@ -56,13 +56,15 @@ def _compare(device: "torch.device") -> Result:
 
     from kernels import accuracy
     from kernels.attention.block_map import block_index
-    from kernels.attention.sparse_linear import sparse_linear_attention
+    from kernels.attention.sparse_linear import prepare_8bit, sparse_linear_attention
+    from kernels.tuning import sparse_linear as tuning
 
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32  # Triton's interpreter computes bfloat16 wrongly
     limit = accuracy.TOLERANCE[dtype]
     name = torch.cuda.get_device_name(device) if cuda else "Triton's interpreter"
-    error, unlike = 0.0, 0
+    error, error_8bit, unlike = 0.0, 0.0, 0
+    eight = tuning.has_8bit(device)
     for seed, (b, length, h, d, topk) in enumerate(SHAPES):
         draw = torch.Generator().manual_seed(seed)
         q, k, v = (torch.randn(b, length, h, d, generator=draw).to(device, dtype) for _ in range(3))
@@ -70,12 +72,29 @@ def _compare(device: "torch.device") -> Result:
         weight, bias = torch.randn(d, d, generator=draw) / d**0.5, torch.randn(d, generator=draw)
         weight, bias = weight.to(device, dtype), bias.to(device, dtype)
         index = block_index(q, k, topk)
-        out = sparse_linear_attention(q, k, v, weight, bias, topk)
+        out = sparse_linear_attention(q, k, v, weight, bias, topk, "bf16")
         expected = accuracy.sparse_linear_given(q, k, v, index, weight, bias)
         found = accuracy.relative_error(out, expected)
         error = found if not found <= error else error  # NaN stays
         unlike += accuracy.worse_blocks(q, k, index, topk)[1]
+        if eight:
+            index = prepare_8bit(q, k, v, weight, topk, tuning.of_device_8bit(device, d)).index
+            out = sparse_linear_attention(q, k, v, weight, bias, topk, "8bit")
+            expected = accuracy.sparse_linear_8bit(q, k, v, index, weight, bias)
+            found = accuracy.relative_error(out, expected)
+            error_8bit = found if not found <= error_8bit else error_8bit
+            unlike += accuracy.worse_blocks(q, k, index, topk)[1]
     figures: dict[str, float | str] = {"device": name, "error": error, "limit": limit, "wrong blocks": unlike}
+    if eight:
+        figures |= {"8-bit error": error_8bit, "8-bit limit": accuracy.SAME_ARITHMETIC}
+    if error <= limit and not unlike and not error_8bit <= accuracy.SAME_ARITHMETIC:
+        return Result(
+            False,
+            f"Sparse-linear attention in 8 bits is wrong on {name}: error {error_8bit:.1e} "
+            f"(limit {accuracy.SAME_ARITHMETIC:.0e}).",
+            "Render with TURBOFARM_KERNELS=reference, and report the card, the driver and the Triton version.",
+            figures,
+        )
     if not error <= limit or unlike:
         return Result(
             False,

@@ -226,6 +226,7 @@ def worker_json(
         "jobs_done": worker.jobs_done,
         "memory": worker.memory,
         "memory_total": worker.memory_total,
+        "load": None if worker.load is None else asdict(worker.load),
     }
 
 

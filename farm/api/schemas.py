@@ -127,13 +127,18 @@ _QUARANTINE = _answer(
     gpu=TEXT, node=TEXT, reason=TEXT, by=TEXT, since=TIME, until=_or_null(TIME), times=COUNT, probes=COUNT,
     last_probe_at=_or_null(TIME), last_probe=_or_null(TEXT),
 )  # fmt: skip
+_LOAD = _answer(
+    "How hard a device works; null: it does not say. Lists are of the last ten minutes, the oldest value first.",
+    utilisation=_or_null(COUNT), memory=_or_null(COUNT), temperature=_or_null(INT), power=_or_null(COUNT),
+    utilisations=_list(COUNT), temperatures=_list(INT),
+)  # fmt: skip
 _WORKER = _answer(
     "One process that owns one device.",
     id=TEXT, node=TEXT, gpu=TEXT, device=TEXT, pid=INT, models=_list(TEXT), resident=_list(TEXT), available=TEXTS,
     tags=_list(TEXT), pool=_or_null(TEXT), wish_of_node=BOOL, quarantine=_or_null(ref("Quarantine")),
     state={"enum": ["starting", "probing", "idle", "busy", "gone"]}, job=_or_null(JOB_ID), stage=_or_null(_STAGE),
     started_at=TIME, heartbeat_at=TIME, heartbeat_age=_or_null(NUMBER), jobs_done=COUNT, memory=_or_null(COUNT),
-    memory_total=_or_null(COUNT), **_WISHED,
+    memory_total=_or_null(COUNT), load=_or_null(ref("Load")), **_WISHED,
 )  # fmt: skip
 _MODEL = _answer(
     "A model, whether it can be asked for here, and its limits.",
@@ -188,7 +193,7 @@ SCHEMAS: dict[str, Schema] = {
         frames=COUNT, fps=COUNT, seconds=NUMBER, steps=COUNT, seed=COUNT, guidance=NUMBER, hint=_or_null(TEXT),
     ),
     "SubmittedOrPlan": {"anyOf": [ref("SubmittedJob"), ref("Plan")]},
-    "Worker": _WORKER,
+    "Load": _LOAD, "Worker": _WORKER,
     "WorkerList": _page("Worker"),
     "Node": _answer("A machine with workers.", node=TEXT, heartbeat_at=_or_null(TIME), **_WISHED),
     "NodeList": _page("Node"),

@@ -17,6 +17,7 @@ from farm.domain.errors import Exit, FarmError, FarmUnreachable, InvalidRequest
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 REASON = click.option("--reason", metavar="TEXT", help="Why, for everybody who looks.")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS_OF_LOAD = (("utilisation", "%"), ("temperature", "°C"), ("power", "W"))
 _LOOK_EVERY = 1.0  # seconds
 
 
@@ -259,11 +260,25 @@ def _show(found: list[Json], unmanned: list[Json], as_json: bool) -> None:
     rows = [
         [
             w["id"][:8], w["node"], w["device"], w["gpu"], w["state"], _wanted(w), w["job"] or "-",
-            _stage(w["stage"]), _memory(w), ", ".join(w["resident"]) or "-", output.age(w["heartbeat_at"]),
+            _stage(w["stage"]), _load(w), _memory(w), ", ".join(w["resident"]) or "-",
+            output.age(w["heartbeat_at"]),
         ]
         for w in found
     ]  # fmt: skip
-    header = ["worker", "node", "device", "gpu", "state", "wish", "job", "stage", "memory", "models", "heard"]
+    header = [
+        "worker",
+        "node",
+        "device",
+        "gpu",
+        "state",
+        "wish",
+        "job",
+        "stage",
+        "load",
+        "memory",
+        "models",
+        "heard",
+    ]
     output.table(rows, header)
     for w in found:
         if w["quarantine"]:
@@ -289,8 +304,16 @@ def _stage(at: Json | None) -> str:
     return f"{at['stage']} {at['k']}/{at['n']}" if at["n"] else at["stage"]
 
 
+def _load(worker: Json) -> str:
+    load: Json = worker["load"] or {}
+    said = [f"{load[name]} {unit}" for name, unit in _UNITS_OF_LOAD if load.get(name) is not None]
+    return " ".join(said) or "-"
+
+
 def _memory(worker: Json) -> str:
-    if worker["memory"] is None:
+    """On the device by anybody, where it tells; else of the process."""
+    used = (worker["load"] or {}).get("memory") or worker["memory"]
+    if used is None:
         return "-"
     total = f" of {output.size(worker['memory_total'])}" if worker["memory_total"] else ""
-    return output.size(worker["memory"]) + total
+    return output.size(used) + total

@@ -19,6 +19,7 @@ from farm.db.engine import Database, open_database
 from farm.db.workers import GONE
 from farm.domain.errors import FarmError, JobNotFound
 from farm.domain.states import Order
+from farm.domain.worker import Beat
 from farm.ops.logging import Log, start_log
 from farm.settings import Settings, load_settings
 
@@ -44,6 +45,11 @@ class _Heard:
     @property
     def fresh(self) -> bool:
         return time.monotonic() - self.at < min(_FRESH, self.message.lease_ttl / 3)
+
+
+def _news(beat: Beat) -> Beat:
+    """What people wait to see of it: memory and load always move."""
+    return replace(beat, memory=None, load=None)
 
 
 class Agent:
@@ -111,7 +117,7 @@ class Agent:
             if before is not None and before.key == heard.key:
                 heard.order, heard.renewed = before.order, before.renewed
             self._heard[message.beat.worker] = heard
-        if before is None or replace(before.message.beat, memory=None) != replace(message.beat, memory=None):
+        if before is None or _news(before.message.beat) != _news(message.beat):
             self._due.set()  # news: progress, another job, another state
         return heard
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from farm.domain.job import Progress
 from farm.domain.states import Order, StageName
-from farm.domain.worker import Beat
+from farm.domain.worker import Beat, load_of
 from farm.settings import Settings
 
 LARGEST = 65536  # bytes of a datagram, far above what a beat needs
@@ -46,6 +46,8 @@ class SentBeat:
             progress: dict[str, Any] = dict(fields["progress"])
             progress["stage"] = StageName(progress["stage"])
             fields["progress"] = Progress(**progress)
+        if fields["load"] is not None:
+            fields["load"] = load_of(fields["load"])
         return cls(Beat(**fields), float(message["sent"]), Path(message["reply"]), float(message["lease_ttl"]))
 
 

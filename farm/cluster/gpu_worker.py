@@ -14,6 +14,7 @@ from farm.cluster.admission import NotAdmitted
 from farm.cluster.beating import Beater
 from farm.cluster.card import Card
 from farm.cluster.claim import Claim, Overdue
+from farm.cluster.gauge import Gauge
 from farm.cluster.node_settings import settings_here
 from farm.cluster.render import Renderer, Result
 from farm.cluster.resident import Resident
@@ -83,6 +84,7 @@ class GpuWorker:
         self._ends = ""  # why, once it is certain: from then on it takes nothing
         self._node_leaves = False
         self._jobs_done = 0
+        self._gauge = Gauge(slot.gpu if slot.is_gpu else None)
         self._wear = Wear(settings.worker_recycle_after, settings.worker_memory_drift)
         self._beater = Beater(settings, self._id, self._look, self._leave, self._log)
         self._watchdog = Watchdog(lambda: self._claim, self._hangs, self._log)
@@ -117,7 +119,7 @@ class GpuWorker:
             worker=self._id, job=None if claim is None else claim.assignment.job,
             epoch=0 if claim is None else claim.assignment.epoch,
             progress=None if claim is None else claim.progress, models=self._resident.digests, state=state,
-            memory=device.resident_memory(), jobs_done=self._jobs_done,
+            memory=device.resident_memory(), jobs_done=self._jobs_done, load=self._gauge.look(),
         ), claim  # fmt: skip
 
     def _leave(self, leaving: bool) -> None:

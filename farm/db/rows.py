@@ -9,7 +9,7 @@ from farm.db.tables import attempts, events, jobs, leases, nodes, quarantines, t
 from farm.domain.job import Artifact, Attempt, Event, Job, JobError, JobSpec, Progress, Requires
 from farm.domain.person import Token
 from farm.domain.states import StageName, Wish
-from farm.domain.worker import Node, Quarantine, Worker
+from farm.domain.worker import Node, Quarantine, Worker, load_of
 
 _lease_columns = [leases.c.worker, leases.c.stage, leases.c.k, leases.c.n, leases.c.preview_step]
 
@@ -81,6 +81,7 @@ def worker(r: RowMapping) -> Worker:
     said: dict[str, Any] = {column.name: r[column] for column in workers.c if column.name != "ended_at"}
     said["models"] = tuple(r["models"])
     said["tags"] = tuple(r["tags"] or ())
+    said["load"] = None if r["load"] is None else load_of(r["load"])
     if r["wish"] is Wish.RUN and r["node_wish"] not in {None, Wish.RUN}:
         said |= {name: r[f"node_{name}"] for name in _WISH} | {"wish_of_node": True}
     return Worker(**said)

@@ -189,6 +189,7 @@ workers = Table(
     Column("pool", Text),
     Column("memory_total", BigInteger),
     Column("gpus", Integer, nullable=False, default=1, server_default=text("1")),
+    Column("load", JSON(none_as_null=True)),  # farm.domain.worker.Load; NULL: it has not said
 )
 
 # Weights by name and digest. A job is pinned to a digest; `preset` is what a server must know to accept it.

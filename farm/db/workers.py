@@ -1,6 +1,7 @@
 """Workers: each a process under its boot id. What they say of themselves, and what operators wish of them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import RowMapping, insert, select, update
@@ -72,6 +73,7 @@ def beat(db: Database, beats: Sequence[Beat]) -> None:
                         models=list(b.models),
                         memory=b.memory,
                         jobs_done=b.jobs_done,
+                        load=None if b.load is None else asdict(b.load),
                     )
                     .returning(workers)
                 )

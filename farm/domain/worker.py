@@ -3,9 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from farm.domain.job import Progress
 from farm.domain.states import Wish
+
+
+@dataclass(frozen=True)
+class Load:
+    """How hard a device works; None: it does not say. What a GPU tells of itself; of a CPU, the worker's share.
+
+    utilisation in percent, memory in bytes in use on the device by anybody, temperature in degrees Celsius, power
+    in watts. utilisations, temperatures: of the last ten minutes, the oldest first, `EVERY` seconds apart.
+    """
+
+    utilisation: int | None = None
+    memory: int | None = None
+    temperature: int | None = None
+    power: int | None = None
+    utilisations: tuple[int, ...] = ()
+    temperatures: tuple[int, ...] = ()
+
+
+def load_of(said: Mapping[str, Any]) -> Load:
+    """From its JSON. Raises TypeError for anything else."""
+    lists = ("utilisations", "temperatures")
+    return Load(**{name: tuple(value) if name in lists else value for name, value in said.items()})
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,7 @@ class Worker:
     wish_reason: str | None = None
     wish_now: bool = False
     wish_of_node: bool = False  # it is the node's, and holds for every worker on it
+    load: Load | None = None  # None: it has not said
 
     @property
     def digests(self) -> frozenset[str] | None:
@@ -111,3 +135,4 @@ class Beat:
     state: str
     memory: int | None
     jobs_done: int
+    load: Load | None = None

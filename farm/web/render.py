@@ -1,7 +1,7 @@
 """Templates and static files: the jinja environment, its filters, and pages that need nothing of the farm."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -78,6 +78,9 @@ def _said_in_address(request: Request) -> list[tuple[str, str]]:
     return [(name, value) for name, value in request.query_params.multi_items() if name != "lang"]
 
 
+SPARK = 60  # values that a sparkline has room for
+
+
 @cache
 def environment() -> Environment:
     env = Environment(
@@ -88,7 +91,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     open_env: Any = env  # jinja2 leaves the types of both tables open
-    open_env.filters.update(ago=ago, exact=exact, size=size, took=took)
+    open_env.filters.update(ago=ago, exact=exact, size=size, spark=spark, took=took)
     open_env.filters["said"] = said
     open_env.globals["asset"] = asset
     return env
@@ -132,6 +135,16 @@ def size(count: int | None) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count} B"
+
+
+def spark(values: Sequence[int], least: int = 0, most: int = 100) -> str:
+    """The points of a line through `values` in a box of 120 x 24 whose right edge is now; the scale is fixed,
+    so that a flat line at its foot means rest.
+    """
+    step = 120 / (SPARK - 1)
+    first = 120 - step * (len(values) - 1)
+    heights = (24 - 22 * (min(max(v, least), most) - least) / (most - least) - 1 for v in values)
+    return " ".join(f"{first + step * i:.1f},{y:.1f}" for i, y in enumerate(heights))
 
 
 def took(seconds: float) -> str:

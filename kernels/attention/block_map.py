@@ -37,10 +37,11 @@ def pool_blocks(
 
 
 @triton.jit(do_not_specialize=["blocks", "keep"])
-def keep_best(score, index, blocks, keep, WIDTH: tl.constexpr):
+def keep_best(score, index, blocks, keep, WIDTH: tl.constexpr, BITS: tl.constexpr):
     """Columns of the `keep` best scores of a row, ascending; of equal scores the first win.
 
-    score [rows, blocks]; index [rows, keep] int32. WIDTH: a power of two >= blocks.
+    score [rows, blocks]; index [rows, keep] int32. WIDTH: a power of two >= blocks. BITS: how many of a float32's
+    upper bits a score fills, 16 for bfloat16.
     """
     line = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
@@ -49,10 +50,10 @@ def keep_best(score, index, blocks, keep, WIDTH: tl.constexpr):
     s = tl.where(s == 0.0, 0.0, s)  # -0 is 0
     # Floats as unsigned integers of the same order; then the keep-th best is found bit by bit.
     bits = s.to(tl.int32, bitcast=True)
-    order = (bits ^ ((bits >> 31) | -2147483648)).to(tl.uint32, bitcast=True)
+    order = (bits ^ ((bits >> 31) | -2147483648)).to(tl.uint32, bitcast=True) >> (32 - BITS)
     threshold = tl.zeros((), tl.uint32)
-    bit = tl.full((), 2147483648, tl.uint32)
-    for _ in range(32):
+    bit = tl.full((), 2 ** (BITS - 1), tl.uint32)
+    for _ in range(BITS):
         higher = threshold | bit
         reaches = tl.sum((real & (order >= higher)).to(tl.int32), axis=0)
         threshold = tl.where(reaches >= keep, higher, threshold)
@@ -72,18 +73,30 @@ def block_index(q: Tensor, k: Tensor, topk: float) -> Tensor:
     Source: SLA (Zhang et al. 2025), section 4.
     """
     pooled_q = pooled(q, None, Q_BLOCK)
-    pooled_k = pooled(k, k.mean(dim=1), K_BLOCK)
+    return index_of_means(pooled_q, pooled(k, k.mean(dim=1), K_BLOCK), topk)
+
+
+def index_of_means(pooled_q: Tensor, pooled_k: Tensor, topk: float) -> Tensor:
+    """The list from block means: pooled_q [b, h, q_blocks, d], pooled_k of smoothed keys [b, h, k_blocks, d]."""
     score = pooled_q @ pooled_k.transpose(2, 3)  # in the input's dtype, as the model was trained
     return best_blocks(score, topk)
 
 
-def best_blocks(score: Tensor, topk: float) -> Tensor:
+def best_blocks(score: Tensor, topk: float, warps: int | None = None) -> Tensor:
     """score [b, h, q_blocks, k_blocks], contiguous -> int32 [b, h, q_blocks, kept], ascending."""
     b, h, lines, blocks = score.shape
     keep = min(blocks, max(1, int(topk * blocks)))
     index = torch.empty((b, h, lines, keep), dtype=torch.int32, device=score.device)
     width = triton.next_power_of_2(blocks)
-    keep_best[(b * h * lines,)](score, index, blocks, keep, WIDTH=width, num_warps=4 if width <= 2048 else 8)
+    keep_best[(b * h * lines,)](
+        score,
+        index,
+        blocks,
+        keep,
+        WIDTH=width,
+        BITS=16 if score.dtype == torch.bfloat16 else 32,
+        num_warps=warps or (4 if width <= 2048 else 8),
+    )
     return index
 
 

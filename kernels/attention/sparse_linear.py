@@ -7,13 +7,16 @@ head with proj_l folded in (the projection is linear, so this is exact), and add
 # pyright: reportCallIssue=false
 # (a launch takes num_warps, which Triton's types do not know)
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention.block_map import block_index
+from kernels.attention.block_map import block_index, index_of_means
+from kernels.attention.operands import Moments, Operands, moments, operands
+from kernels.attention.sparse_8bit import sparse_attention_8bit
 from kernels.reference import K_BLOCK, Q_BLOCK
 from kernels.tuning import sparse_linear as tuning
 
@@ -235,13 +238,21 @@ def _precision(dtype: torch.dtype) -> str:
 
 
 def sparse_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor | None, topk: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor | None,
+    topk: float,
+    arithmetic: tuning.Arithmetic | None = None,
 ) -> Tensor:
     """Sparse-linear attention: o = o_sparse + proj_l(o_linear). Forward only.
 
     q, k, v: [b, L, h, d] after RoPE, one of DTYPES, d one of HEAD_DIMS; proj_weight [d, d], proj_bias [d].
-    Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim. Source: SLA
-    (Zhang et al. 2025).
+    arithmetic: "8bit" has int8 scores and e4m3 values (compute capability 8.9 or later), "bf16" the products of the
+    input's own dtype; None takes what `kernels.tuning` says is faster on this card.
+    Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim, or where the card has no
+    8-bit products. Source: SLA (Zhang et al. 2025).
     """
     d = q.shape[-1]
     if d not in HEAD_DIMS or q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
@@ -249,9 +260,54 @@ def sparse_linear_attention(
             f"sparse-linear attention takes head_dim {HEAD_DIMS} and one of {DTYPES}, got {d}, {q.dtype}"
         )
     q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
-    config = tuning.of_device(q.device, d, q.dtype)
     with torch.cuda.device_of(q):  # Triton launches on the current device
+        if (arithmetic or tuning.faster(q.device, q.dtype)) == "8bit":
+            return _in_8_bits(q, k, v, proj_weight, proj_bias, topk, tuning.of_device_8bit(q.device, d))
+        config = tuning.of_device(q.device, d, q.dtype)
         index = block_index(q, k, topk)
         state, norm = linear_state(k, v, config.state)
         bias = None if proj_bias is None else proj_bias.float().contiguous()
         return sparse_attention(q, k, v, index, fold_projection(state, proj_weight), norm, bias, config.attend)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the 8-bit sparse pass takes beside q and the bias. index: int32 [b, h, q_blocks, kept], ascending."""
+
+    moments: Moments
+    operands: Operands
+    index: Tensor
+
+
+def prepare_8bit(
+    q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, topk: float, config: tuning.Config8
+) -> Prepared:
+    """Everything that comes before the 8-bit sparse pass. q, k, v: [b, L, h, d], last stride 1."""
+    sums = moments(k, v, proj_weight, config.state)
+    ready = operands(q, k, v, sums, config.quantize)
+    return Prepared(sums, ready, index_of_means(ready.pooled_q, ready.pooled_k, topk))
+
+
+def _in_8_bits(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor | None,
+    topk: float,
+    config: tuning.Config8,
+) -> Tensor:
+    ready = prepare_8bit(q, k, v, proj_weight, topk, config)
+    bias = None if proj_bias is None else proj_bias.contiguous()
+    return attend_8bit(q, ready, bias, config.attend)
+
+
+def attend_8bit(
+    q: Tensor, ready: Prepared, bias: Tensor | None, config: tuning.Attend8 | tuning.AttendHopper
+) -> Tensor:
+    """The 8-bit sparse pass by the kernel that a configuration is of. bias: [d], contiguous."""
+    if isinstance(config, tuning.Attend8):
+        return sparse_attention_8bit(q, ready.operands, ready.moments, ready.index, bias, config)
+    from kernels.attention.sparse_gluon import sparse_attention_gluon  # Gluon is experimental: only where asked for
+
+    return sparse_attention_gluon(q, ready.operands, ready.moments, ready.index, bias, config)

@@ -9,7 +9,7 @@ import torch
 import triton
 
 from kernels import selftest
-from kernels.bench import sparse_linear
+from kernels.bench import elementwise, linear, sparse_linear
 from kernels.bench.sparse_linear import Inputs, Row
 from kernels.bench.timing import measure_ceilings
 
@@ -26,7 +26,8 @@ def data(row: Row) -> dict[str, float | str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
-    parser.add_argument("--quick", action="store_true", help="leave out the other configurations")
+    parser.add_argument("--only", choices=("sparse-linear", "linear", "elementwise"), help="of the operations one")
+    parser.add_argument("--variants", action="store_true", help="other configurations too")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         print("The benchmark needs a CUDA card; there is none here.", file=sys.stderr)
@@ -53,7 +54,7 @@ def main() -> int:
     say(f"{report['device']} (compute {major}.{minor}), torch {torch.__version__}, triton {triton.__version__}")
     say(f"measured ceilings: bf16 matmul {ceilings.bf16 / 1e12:.0f} TFLOP/s, copy {ceilings.copy / 1e12:.2f} TB/s")
     say(found.sentence)
-    for shape in sparse_linear.SHAPES:
+    for shape in sparse_linear.SHAPES if asked.only in (None, "sparse-linear") else ():
         inputs = Inputs.draw(shape)
         say(f"\nsparse-linear attention, {shape.name}: L={shape.length} H={shape.heads} d=128 topk=0.1")
         checks = sparse_linear.check(inputs)
@@ -64,13 +65,19 @@ def main() -> int:
         for row in rows:
             say("  " + line(row))
         entry: dict[str, Any] = {"shape": shape.name, "checks": checks, "stages": [data(r) for r in rows]}
-        if not asked.quick:
+        if asked.variants:
             entry["variants"] = []
             for stage, row in sparse_linear.variants(inputs, shape, ceilings):
                 say(f"  {stage:<13}" + (line(row) if isinstance(row, Row) else row))
                 entry["variants"].append({"of": stage, **(data(row) if isinstance(row, Row) else {"failed": row})})
         report["shapes"].append(entry)
         del inputs
+    if asked.only in (None, "linear"):
+        fine, report["linear"] = linear.report(say, ceilings.copy, asked.variants)
+        right &= fine
+    if asked.only in (None, "elementwise"):
+        fine, report["elementwise"] = elementwise.report(say, ceilings.copy, asked.variants)
+        right &= fine
     if asked.json:
         print(json.dumps(report, indent=1))
     return 0 if right else 1

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from kernels import accuracy
-from kernels.attention import block_map, sparse_linear
+from kernels.attention import block_map, operands, sparse_linear
 from kernels.bench.timing import Ceilings, Work, seconds
 from kernels.reference import K_BLOCK, Q_BLOCK
 from kernels.tuning import sparse_linear as tuning
 
 DIM = 128
 TOPK = 0.1
+EIGHT_BIT_RATE = 2  # 8-bit products a bfloat16 product's time, on the cards that have them
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,25 @@ def work(shape: Shape) -> dict[str, Work]:
     }
 
 
-def run(inputs: Inputs) -> Tensor:
-    return sparse_linear.sparse_linear_attention(inputs.q, inputs.k, inputs.v, inputs.weight, inputs.bias, TOPK)
+def work_8bit(shape: Shape) -> dict[str, Work]:
+    """The same with the sparse pass in 8 bits, whose operations count for half; operands are half as large."""
+    of = work(shape)
+    tensor = shape.length * shape.heads * DIM * 2
+    sparse = 4.0 * shape.length * shape.heads * kept_keys(shape) * DIM / EIGHT_BIT_RATE
+    linear = of["linear state"].flops
+    return {
+        "8-bit module": Work(of["block map"].flops + sparse + 2 * linear, 4 * tensor),
+        "8-bit moments": Work(linear, 2 * tensor),
+        "8-bit operands": Work(0, 4.5 * tensor),
+        "8-bit block map": Work(of["block map"].flops, 0),
+        "8-bit attend": Work(sparse + linear, 3.5 * tensor),
+    }
+
+
+def run(inputs: Inputs, arithmetic: tuning.Arithmetic | None = None) -> Tensor:
+    return sparse_linear.sparse_linear_attention(
+        inputs.q, inputs.k, inputs.v, inputs.weight, inputs.bias, TOPK, arithmetic
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,7 @@ class Prepared:
 
 
 def stages(shape: Shape, inputs: Inputs, ceilings: Ceilings) -> list[Row]:
-    """The module, its three stages, and the parts of the block map (those have no floor of their own)."""
+    """The module and its stages in both arithmetics, and the parts of the block map (those have no floor)."""
     q, k = inputs.q, inputs.k
     config = tuning.of_device(q.device, DIM, q.dtype)
     ready = Prepared.of(inputs, config.state)
@@ -116,7 +134,7 @@ def stages(shape: Shape, inputs: Inputs, ceilings: Ceilings) -> list[Row]:
         return sparse_linear.fold_projection(summed, inputs.weight)
 
     parts: dict[str, Callable[[], object]] = {
-        "module": lambda: run(inputs),
+        "module": lambda: run(inputs, "bf16"),
         "block map": lambda: block_map.block_index(q, k, TOPK),
         "linear state": state,
         "attend": lambda: ready.attend(inputs, config.attend),
@@ -126,15 +144,62 @@ def stages(shape: Shape, inputs: Inputs, ceilings: Ceilings) -> list[Row]:
         "- scores": lambda: pooled_q @ pooled_k.transpose(2, 3),
         "- top-k": lambda: block_map.best_blocks(score, TOPK),
     }
-    floors = {name: w.floor(ceilings) for name, w in work(shape).items()}
+    for warps in (1, 2, 8):
+        parts[f"- top-k, {warps} warps"] = lambda w=warps: block_map.best_blocks(score, TOPK, w)
+    if tuning.has_8bit(q.device):
+        parts |= _stages_8bit(inputs)
+    floors = {name: w.floor(ceilings) for name, w in (work(shape) | work_8bit(shape)).items()}
     return [Row(name, seconds(part), floors.get(name, 0.0)) for name, part in parts.items()]
 
 
+def _stages_8bit(inputs: Inputs) -> dict[str, Callable[[], object]]:
+    q, k, v = inputs.q, inputs.k, inputs.v
+    config = tuning.of_device_8bit(q.device, DIM)
+    ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, config)
+    means = ready.operands
+    return {
+        "8-bit module": lambda: run(inputs, "8bit"),
+        "8-bit moments": lambda: operands.moments(k, v, inputs.weight, config.state),
+        "8-bit operands": lambda: operands.operands(q, k, v, ready.moments, config.quantize),
+        "8-bit block map": lambda: block_map.index_of_means(means.pooled_q, means.pooled_k, TOPK),
+        "8-bit attend": lambda: sparse_linear.attend_8bit(q, ready, inputs.bias, config.attend),
+    }
+
+
 def variants(inputs: Inputs, shape: Shape, ceilings: Ceilings) -> Iterator[tuple[str, Row | str]]:
-    """Other configurations of both kernels; a text where one does not fit the card."""
+    """Other configurations of the kernels; a text where one does not fit the card.
+
+    Those of the 8-bit sparse pass say how far their output is from the first one's.
+    """
+    runs = _variants_bf16(inputs)
+    first: Tensor | None = None
+    if tuning.has_8bit(inputs.q.device):
+        runs += _variants_8bit(inputs)
+    floors = {name: w.floor(ceilings) for name, w in (work(shape) | work_8bit(shape)).items()}
+    for stage, label, run_one in runs:
+        try:
+            found = run_one()
+            if stage == "8-bit attend" and isinstance(found, Tensor):
+                first = found if first is None else first
+                label += f" differs {accuracy.relative_error(found, first):.1e}"
+            del found
+            yield stage, Row(label, seconds(run_one, repeats=7, warm=2), floors[stage])
+        except Exception as error:  # a configuration that does not compile or fit is a finding
+            yield stage, f"{label}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+Variant = tuple[str, str, Callable[[], object]]  # stage, what it is, the run
+
+
+def label_of(config: Any) -> str:
+    if isinstance(config, tuning.AttendHopper):
+        return "hopper " + " ".join(f"{name} {value}" for name, value in asdict(config).items())
+    return " ".join(f"{name} {value}" for name, value in asdict(config).items())
+
+
+def _variants_bf16(inputs: Inputs) -> list[Variant]:
     base = tuning.of_device(inputs.q.device, DIM, inputs.q.dtype)
     ready = Prepared.of(inputs, base.state)
-    floors = {name: w.floor(ceilings) for name, w in work(shape).items()}
     attends = [
         tuning.Attend(queries, keys, warps, depth)
         for queries, keys, warps in ((128, 64, 8), (128, 64, 4), (64, 64, 4), (64, 64, 8), (128, 32, 8))
@@ -147,24 +212,64 @@ def variants(inputs: Inputs, shape: Shape, ceilings: Ceilings) -> Iterator[tuple
             (128, 8, 2, 2048), (64, 8, 3, 1024), (64, 8, 3, 4096),
         )
     ]  # fmt: skip
-    for config in (*attends, *states):
-        stage = "attend" if isinstance(config, tuning.Attend) else "linear state"
-        label = " ".join(f"{name} {value}" for name, value in asdict(config).items())
-        run_one: Callable[[], object] = (
-            (lambda c=config: ready.attend(inputs, c))
-            if isinstance(config, tuning.Attend)
-            else (lambda c=config: sparse_linear.linear_state(inputs.k, inputs.v, c))
+    found: list[Variant] = [("attend", label_of(c), lambda c=c: ready.attend(inputs, c)) for c in attends]
+    return found + [
+        ("linear state", label_of(c), lambda c=c: sparse_linear.linear_state(inputs.k, inputs.v, c)) for c in states
+    ]
+
+
+def _variants_8bit(inputs: Inputs) -> list[Variant]:
+    q, k, v = inputs.q, inputs.k, inputs.v
+    base = tuning.of_device_8bit(q.device, DIM)
+    ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, base)
+    attends = [
+        tuning.Attend8(queries, keys, warps, depth, two, magic)
+        for queries, keys, warps, two, magic, depths in (
+            (128, 128, 8, True, True, (2, 3, 5)),
+            (128, 128, 8, True, False, (2, 3, 5)),
+            (128, 64, 8, True, True, (2, 3, 5)),
+            (128, 64, 8, True, False, (3,)),
+            (64, 128, 4, True, True, (2, 3, 5)),
+            (64, 128, 4, True, False, (3,)),
+            (64, 64, 4, True, True, (2, 3, 5)),
+            (64, 64, 4, True, False, (3,)),
+            (128, 64, 4, False, True, (2, 3)),
+            (128, 64, 8, False, True, (3,)),
+            (64, 64, 4, False, True, (3,)),
         )
-        try:
-            yield stage, Row(label, seconds(run_one, repeats=7, warm=2), floors[stage])
-        except Exception as error:  # a configuration that does not compile or fit is a finding
-            yield stage, f"{label}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        for depth in depths
+    ]
+    attends.append(tuning.Attend8(128, 128, 8, 3, specialize=True))
+    surveys = [
+        tuning.State(keys, warps, depth, split)
+        for keys, warps, depth, split in (
+            (64, 8, 2, 2048), (64, 8, 3, 2048), (64, 8, 4, 2048), (32, 8, 3, 2048), (32, 4, 3, 2048),
+            (64, 4, 3, 2048), (32, 8, 4, 1024), (64, 8, 3, 1024), (64, 8, 3, 512), (64, 8, 3, 4096),
+        )
+    ]  # fmt: skip
+    found: list[Variant] = [
+        ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c))
+        for c in attends
+    ]
+    found += [("8-bit moments", label_of(c), lambda c=c: operands.moments(k, v, inputs.weight, c)) for c in surveys]
+    found += [
+        ("8-bit operands", f"warps {w}", lambda w=w: operands.operands(q, k, v, ready.moments, tuning.Quantize(w)))
+        for w in (4, 8, 16)
+    ]
+    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
+        own = [tuning.AttendHopper(depth, 240, ahead) for depth in (2, 3, 4, 6) for ahead in (False, True)]
+        found += [
+            ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c))
+            for c in own
+        ]
+    return found
 
 
 def check(inputs: Inputs) -> dict[str, Any]:
     """Error against float32 with the same block map, on the first, last and some blocks of the outer heads.
 
-    Also the blocks that the reference would not have kept, and the memory at the peak beyond the inputs.
+    Of the arithmetic that this card takes by itself; of the 8-bit one also against its own emulation. Then the
+    blocks that the reference would not have kept, and the memory at the peak beyond the inputs.
     """
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -172,32 +277,24 @@ def check(inputs: Inputs) -> dict[str, Any]:
     out = run(inputs)
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() - before
-    index = block_map.block_index(inputs.q, inputs.k, TOPK)
-    length, heads = inputs.q.shape[1:3]
-    last = -(-length // Q_BLOCK) - 1
-    difference = size = 0.0
-    for head in (0, heads - 1):
-        one = slice(head, head + 1)
-        for block in sorted({0, 1, last // 3, last // 2, last - 1, last}):
-            rows = slice(block * Q_BLOCK, (block + 1) * Q_BLOCK)
-            expected = accuracy.sparse_linear_given(
-                inputs.q[:, rows, one],
-                inputs.k[:, :, one],
-                inputs.v[:, :, one],
-                index[:, one, block : block + 1],
-                inputs.weight,
-                inputs.bias,
-            ).double()
-            difference += float((out[:, rows, one].double() - expected).square().sum())
-            size += float(expected.square().sum())
+    by_itself = tuning.faster(inputs.q.device, inputs.q.dtype)
+    index, error, _ = judged(inputs, by_itself)
+    more: dict[str, Any] = {}
+    for arithmetic in ("bf16", "8bit") if tuning.has_8bit(inputs.q.device) else ():
+        _, other, emulated = judged(inputs, arithmetic)
+        more[f"{arithmetic} error"] = other
+        if arithmetic == "8bit":
+            more["8bit error of its arithmetic"] = emulated
     unlike: list[tuple[int, int]] = []
-    for head in range(heads):  # by heads: the reference's float32 copies are large
+    for head in range(inputs.q.shape[2]):  # by heads: the reference's float32 copies are large
         one = slice(head, head + 1)
         unlike.append(accuracy.worse_blocks(inputs.q[:, :, one], inputs.k[:, :, one], index[:, one], TOPK))
     again = run(inputs)
     return {
-        "error": (difference / size) ** 0.5,
-        "limit": accuracy.BFLOAT16,
+        "arithmetic": by_itself,
+        "error": error,
+        "limit": accuracy.BFLOAT16 if by_itself == "bf16" else accuracy.FP8,
+        **more,
         "finite": bool(out.isfinite().all()),
         "same bits twice": bool(torch.equal(out, again)),
         "blocks listed": index.numel(),
@@ -206,3 +303,32 @@ def check(inputs: Inputs) -> dict[str, Any]:
         "peak bytes beyond inputs": peak,
         "output bytes": out.numel() * out.element_size(),
     }
+
+
+def judged(inputs: Inputs, arithmetic: tuning.Arithmetic) -> tuple[Tensor, float, float]:
+    """(index, error against float32, error against the emulation of 8 bits) of some blocks of the outer heads."""
+    q, k, v = inputs.q, inputs.k, inputs.v
+    out = run(inputs, arithmetic)
+    if arithmetic == "8bit":
+        config = tuning.of_device_8bit(q.device, DIM)
+        index = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, config).index
+    else:
+        index = block_map.block_index(q, k, TOPK)
+    last = -(-q.shape[1] // Q_BLOCK) - 1
+    blocks = sorted({0, 1, last // 3, last // 2, last - 1, last} & set(range(last + 1)))
+    lines = torch.cat([torch.arange(b * Q_BLOCK, min((b + 1) * Q_BLOCK, q.shape[1])) for b in blocks]).to(q.device)
+    found: list[Tensor] = []
+    exact: list[Tensor] = []
+    same: list[Tensor] = []
+    for head in sorted({0, q.shape[2] - 1}):
+        one = slice(head, head + 1)
+        given = (q[:, lines, one], k[:, :, one], v[:, :, one], index[:, one, blocks], inputs.weight, inputs.bias)
+        found.append(out[:, lines, one])
+        exact.append(accuracy.sparse_linear_given(*given))
+        same.append(accuracy.sparse_linear_8bit(*given) if arithmetic == "8bit" else found[-1])
+    whole = torch.cat(found)
+    return (
+        index,
+        accuracy.relative_error(whole, torch.cat(exact)),
+        accuracy.relative_error(whole, torch.cat(same)),
+    )

@@ -1,8 +1,11 @@
 """Configurations of the sparse-linear attention kernels, per compute capability and head_dim."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+
+Arithmetic = Literal["bf16", "8bit"]  # 16-bit products (any input dtype's own), or int8 scores and e4m3 values
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,51 @@ class Config:
     state: State
 
 
+@dataclass(frozen=True)
+class Attend8:
+    """The sparse pass in 8 bits. A program takes `queries` rows (they divide 128), `keys` keys a step: 64 or 128.
+
+    two_level: a step's products are summed by themselves and added in float32, for Hopper's tensor cores keep some
+    14 bits of an e4m3 sum. magic: scores become floats by an integer addition instead of a conversion.
+    specialize: a warp of its own for the loads, where Triton can.
+    """
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    two_level: bool = True
+    magic: bool = True
+    specialize: bool = False
+
+
+@dataclass(frozen=True)
+class AttendHopper:
+    """The sparse pass written out for compute capability 9.0, 128 queries a program and 64 keys a step.
+
+    stages: blocks in shared memory, at least 2. registers: of a multiplying thread. ahead: a block's scores are
+    begun before the block in hand is weighed.
+    """
+
+    stages: int = 4
+    registers: int = 240
+    ahead: bool = False
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """The pass that makes 8-bit operands: a program takes 128 rows of q, k and v."""
+
+    warps: int
+
+
+@dataclass(frozen=True)
+class Config8:
+    attend: Attend8 | AttendHopper
+    state: State
+    quantize: Quantize
+
+
 # (compute capability, head_dim) -> configuration for 16-bit inputs. 8.6, 8.9 and 12.x have 99 KiB of shared memory.
 HALF: dict[tuple[int, int], Config] = {
     (80, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 3)),
@@ -49,6 +97,19 @@ HALF: dict[tuple[int, int], Config] = {
     (120, 64): Config(Attend(128, 64, 4, 3), State(64, 4, 2)),
     (120, 128): Config(Attend(128, 64, 8, 3), State(64, 8, 2)),
 }
+# The same for 8-bit products. Below 8.9 there is no e4m3.
+EIGHT: dict[tuple[int, int], Config8] = {
+    (89, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
+    (89, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
+    (90, 64): Config8(Attend8(128, 128, 8, 3), State(64, 8, 3), Quantize(8)),
+    (90, 128): Config8(Attend8(128, 128, 8, 3), State(64, 8, 3), Quantize(8)),
+    (100, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 3), Quantize(8)),
+    (100, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 3), Quantize(8)),
+    (120, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
+    (120, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
+}
+# Cards on which 8-bit products were measured to be faster: what a caller gets there who does not say. None yet.
+FASTER_IN_8_BITS: frozenset[int] = frozenset()
 # float32 is there to be checked against, not to be fast: one configuration that fits every card.
 FULL = Config(Attend(32, 32, 4, 1), State(32, 8, 1))
 
@@ -67,5 +128,34 @@ def of_device(device: torch.device, head_dim: int, dtype: torch.dtype) -> Config
     """`find` for a device. On a CPU, Triton's interpreter is the quicker the larger the tiles."""
     if device.type != "cuda":
         return HALF[120, head_dim]
+    return find(_capability(device), head_dim, dtype)
+
+
+def find_8bit(capability: int, head_dim: int) -> Config8:
+    """The 8-bit configuration for a card: its own, else that of the nearest older card."""
+    known = [c for c, d in EIGHT if d == head_dim and c <= capability]
+    if not known:
+        raise ValueError(f"no 8-bit attention for compute capability {capability / 10} and head_dim {head_dim}")
+    return EIGHT[max(known), head_dim]
+
+
+def of_device_8bit(device: torch.device, head_dim: int) -> Config8:
+    """`find_8bit` for a device; on a CPU, for Triton's interpreter."""
+    return find_8bit(90 if device.type != "cuda" else _capability(device), head_dim)
+
+
+def has_8bit(device: torch.device) -> bool:
+    """Whether a device has e4m3 products, or Triton's interpreter stands in for them."""
+    return device.type != "cuda" or _capability(device) >= min(EIGHT)[0]
+
+
+def faster(device: torch.device, dtype: torch.dtype) -> Arithmetic:
+    """Which arithmetic a caller gets who does not say. float32 keeps its own."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return "bf16"
+    return "8bit" if _capability(device) in FASTER_IN_8_BITS else "bf16"
+
+
+def _capability(device: torch.device) -> int:
     major, minor = torch.cuda.get_device_capability(device)
-    return find(major * 10 + minor, head_dim, dtype)
+    return major * 10 + minor

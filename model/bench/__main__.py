@@ -1,5 +1,7 @@
 """`python -m model.bench load`: seconds and memory to load each preset's shapes, and of one denoise step.
 
+`python -m model.bench dit`: that step alone, kernel by kernel, beside its floors (see model.bench.dit).
+
 Random weights (see random_library), files in the page cache: the floor printed beside the time is what the
 bytes take at the host-to-device rate measured here first.
 """
@@ -108,8 +110,12 @@ def _peak(device: str) -> float:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["dit"]:
+        from model.bench import dit
+
+        return dit.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["load"])
+    parser.add_argument("what", choices=["load", "dit"])
     parser.add_argument("--preset", action="append", help="may be given several times; default: every real one")
     parser.add_argument("--folder", type=Path, default=Path("runs/random"), help="where the random library lies")
     parser.add_argument("--render", action="store_true", help="also one step at the preset's size")

@@ -22,6 +22,7 @@ from model.demo import probe, trials, variants
 from model.demo.trials import Share, Trial
 from model.demo.variants import Variant
 from model.training.sheets import save_sheet
+from model.wan.linear import DTYPES
 
 # Least share of clips on which the probe must agree with the prompt, of the models as they are shipped.
 GATES = {"colour": 0.95, "shape": 0.90, "direction": 0.90}
@@ -138,11 +139,15 @@ def main() -> int:
     parser.add_argument("--batch", type=int, help="clips at once; 1 on a CPU, 32 on a GPU")
     parser.add_argument("--shuffle", action="store_true", help="judge each clip by another's prompt: chance")
     parser.add_argument("--zero-block", type=int, help="without the weights of this block: must miss the gates")
+    parser.add_argument("--linears", nargs="*", choices=DTYPES, default=[], help="beside them: linears in 8 bits")
+    parser.add_argument("--keep", nargs="*", default=[], help="linears not in 8 bits, by pattern: '*.ffn.2'")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sheet", type=Path, help="folder: 12 clips of each shipped model as rows of frames")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    chosen = variants.all_variants(args.device, None if args.quick else args.run, args.zero_block)
+    chosen = variants.all_variants(
+        args.device, None if args.quick else args.run, args.zero_block, args.linears, args.keep
+    )
     if args.quick:
         chosen = [v for v in chosen if v.shipped]
     chosen = [v for v in chosen if args.only is None or args.only in v.name]

@@ -1,7 +1,7 @@
 """What is judged: the shipped demo models, with fewer steps, with dense attention, and what they came from."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from model.training.export import PROVENANCE
 from model.training.look import STEPS, pipeline_of
 from model.training.setup import GUIDANCE
 from model.wan.config import PRESETS, Preset
+from model.wan.linear import DTYPES, quantize_linears
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,30 @@ class Variant:
     within: Mapping[str, float] = field(default_factory=dict)
 
 
-def all_variants(device: str, run: Path | None, zero_block: int | None = None) -> list[Variant]:
-    """Of each demo model: as shipped, with fewer steps, dense; with `run` its bf16 weights and its teacher."""
+def all_variants(
+    device: str,
+    run: Path | None,
+    zero_block: int | None = None,
+    linears: Sequence[str] = (),
+    keep: Sequence[str] = (),
+) -> list[Variant]:
+    """Of each demo model: as shipped, with fewer steps, dense; with `run` its bf16 weights and its teacher.
+
+    linears: beside them the shipped model with its linear layers in these 8 bits, but those that match `keep`.
+    """
     found = []
     for p in (p for p in PRESETS.values() if p.text_encoder == "demo"):
         pipeline = Pipeline.load(p, device=device)
         if zero_block is not None:
             zeroed(pipeline, zero_block)
         found += _of(p, pipeline, run)
+        for kind in linears:
+            eight = Pipeline.load(p, device=device)
+            quantize_linears(eight.parts.transformer, DTYPES[kind], keep)
+            within = {p.name: 1.0}
+            found.append(
+                Variant(f"{p.name} {kind}", p, lambda e=eight: e, p.steps, p.guidance, shipped=True, within=within)
+            )
     return found
 
 

@@ -1,13 +1,21 @@
 """The Wan diffusion transformer: latent patches in, velocity out (Wan2.1; DiT, Peebles & Xie 2023)."""
 
 import math
+from collections.abc import Iterator
+from functools import lru_cache
+from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels import switch
+from kernels.elementwise import reference as elementwise_reference
+from kernels.elementwise.reference import Affine, Modulation
+from kernels.quantized import Rows
 from model.wan.config import TransformerConfig
+from model.wan.prompt import Keys, LastUsed, Prompt, distinct_rows
 
 
 class WanTransformer(nn.Module):
@@ -33,6 +41,7 @@ class WanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
+        self._prompts = LastUsed[Prompt](2)  # with guidance a step asks twice
 
     def forward(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Predict the velocity.
@@ -43,16 +52,33 @@ class WanTransformer(nn.Module):
         """
         grid = tuple(n // p for n, p in zip(latent.shape[2:], self.config.patch, strict=True))
         x = self.patch_embedding(patchify(latent, self.config.patch))  # [b, L, dim]
+        ops = switch.elementwise(x)
         # Time is float32 inside a bf16 model, as in training: its MLP says in which dtype it computes.
         sinusoid = timestep_embedding(timestep, self.config.freq_dim)
         e = self.time_embedding(sinusoid.to(next(self.time_embedding.parameters()).dtype))
         modulation = self.time_projection(e).float().unflatten(1, (6, -1))  # [b, 6, dim]
-        text = self.text_embedding(text)
-        rope = rope_table(grid, self.config.head_dim, x.device)
-        for block in self.blocks:
-            x = block(x, modulation, text, rope, self.topk)
-        x = self.head(x, e.float())
-        return unpatchify(x, grid, self.config.patch, self.config.out_channels)
+        prompt = None if ops is elementwise_reference else self.prompt(text)
+        rows = self.text_embedding(text) if prompt is None else prompt.rows
+        rope = (rope_table if prompt is None else kept_rope_table)(grid, self.config.head_dim, x.device)
+        y = gate = None  # what the last block leaves to be added to x, so that the next norm reads x once
+        for block in self._blocks():
+            keys = None if prompt is None else block.cross_attn.kept_keys(ops, prompt)
+            x, y, gate = block(ops, x, y, gate, modulation, rows if keys is None else keys, rope, self.topk)
+        return unpatchify(self.head(ops, x, y, gate, e.float()), grid, self.config.patch, self.config.out_channels)
+
+    def _blocks(self) -> "Iterator[Block]":
+        return cast("Iterator[Block]", iter(self.blocks))
+
+    def prompt(self, text: Tensor) -> Prompt:
+        """The rows of text that differ, embedded, and room for their keys; kept for the next step."""
+        parts = [self.text_embedding, *(part for block in self._blocks() for part in block.cross_attn.of_text())]
+        weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+
+        def embed() -> Prompt:
+            rows, bias = distinct_rows(text)
+            return Prompt(self.text_embedding(rows), bias)
+
+        return self._prompts.get(text, weights, embed)
 
 
 class Block(nn.Module):
@@ -71,15 +97,45 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, e: Tensor, text: Tensor, rope: Tensor, topk: float | None) -> Tensor:
-        # x [b, L, dim], e [b, 6, dim] float32, text [b, n, dim]
+    def forward(
+        self,
+        ops: ModuleType,
+        x: Tensor,
+        y: Tensor | None,
+        gate: Tensor | None,
+        e: Tensor,
+        text: Tensor | Keys,
+        rope: Tensor,
+        topk: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x + y * gate through the block, as x, y and gate again: whoever reads x next adds them then.
+
+        ops: kernels.elementwise's reference or fused. x, y [b, L, dim]; gate [b, dim] float32; e [b, 6, dim]
+        float32; text [b, n, dim], or this block's keys of it.
+        """
         e = self.modulation.float() + e
-        shift1, scale1, gate1, shift2, scale2, gate2 = e.unsqueeze(2).unbind(1)  # each [b, 1, dim]
-        y = self.self_attn(modulate(x, shift1, scale1, self.eps), rope, topk)
-        x = x + (y * gate1).to(x.dtype)
-        x = x + self.cross_attn(self.norm3(x), text)
-        y = self.ffn(modulate(x, shift2, scale2, self.eps))
-        return x + (y * gate2).to(x.dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = e.unbind(1)  # each [b, dim]
+        b = len(x)
+        x, h = ops.gate_residual_norm(x, y, gate, Modulation(scale1, shift1, self.eps), codes_of(self.self_attn.q))
+        y = self.self_attn(ops, h, b, rope, topk)
+        norm3 = Affine(self.norm3.weight, self.norm3.bias, self.eps)
+        x, h = ops.gate_residual_norm(x, y, gate1, norm3, codes_of(self.cross_attn.q))
+        y = self.cross_attn(ops, h, b, text)
+        x, h = ops.gate_residual_norm(x, y, None, Modulation(scale2, shift2, self.eps), codes_of(self.ffn[0]))
+        h = ops.gelu(apply(self.ffn[0], h, b), codes_of(self.ffn[2]))
+        return x, apply(self.ffn[2], h, b), gate2
+
+
+def codes_of(layer: nn.Module) -> torch.dtype | None:
+    """In which 8-bit dtype a layer takes its input; None: as it comes."""
+    dtype = layer.weight.dtype
+    return dtype if isinstance(dtype, torch.dtype) and dtype.itemsize == 1 else None
+
+
+def apply(layer: nn.Module, x: Tensor | Rows, batch: int) -> Tensor:
+    """A linear layer of [b, L, in], or of Rows [b * L, in]. Returns [b, L, out]."""
+    y = layer(x)
+    return y.unflatten(0, (batch, -1)) if y.dim() == 2 else y
 
 
 class Attention(nn.Module):
@@ -89,14 +145,15 @@ class Attention(nn.Module):
         super().__init__()
         dim = config.dim
         self.heads = config.heads
+        self.eps = config.eps
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(dim, eps=config.eps)
 
-    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.norm_q(self.q(x)).unflatten(2, (self.heads, -1))
-        k = self.norm_k(self.k(context)).unflatten(2, (self.heads, -1))
-        return q, k, self.v(context).unflatten(2, (self.heads, -1))  # [b, L, heads, head_dim]
+    def out(self, ops: ModuleType, y: Tensor) -> Tensor:
+        """The o projection of heads [b, L, heads, head_dim]."""
+        codes, rows = codes_of(self.o), y.flatten(2)
+        return apply(self.o, rows if codes is None else ops.quantize(rows, codes), len(y))
 
 
 class SelfAttention(Attention):
@@ -104,20 +161,36 @@ class SelfAttention(Attention):
         super().__init__(config)
         self.proj_l = nn.Linear(config.head_dim, config.head_dim) if config.sla else None
 
-    def forward(self, x: Tensor, rope: Tensor, topk: float | None) -> Tensor:
-        q, k, v = self.project(x, x)
-        q, k = apply_rope(q, rope), apply_rope(k, rope)
+    def forward(self, ops: ModuleType, x: Tensor | Rows, batch: int, rope: Tensor, topk: float | None) -> Tensor:
+        q, k, v = (apply(layer, x, batch) for layer in (self.q, self.k, self.v))  # [b, L, dim]
+        q, k = ops.rms_norm_rope(q, k, self.norm_q.weight, self.norm_k.weight, rope, self.heads, self.eps)
+        v = v.unflatten(2, (self.heads, -1))
         if topk is None:
-            return self.o(dense_attention(q, k, v).flatten(2))
+            return self.out(ops, dense_attention(q, k, v))
         assert self.proj_l is not None
-        y = switch.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk)
-        return self.o(y.flatten(2))
+        return self.out(ops, switch.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk))
 
 
 class CrossAttention(Attention):
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+    def forward(self, ops: ModuleType, x: Tensor | Rows, batch: int, text: Tensor | Keys) -> Tensor:
         # No mask: padded text rows are zeros and take part, as in training.
-        return self.o(dense_attention(*self.project(x, text)).flatten(2))
+        k, v, bias = (text.k, text.v, text.bias) if isinstance(text, Keys) else (*self.keys(ops, text), None)
+        q = ops.rms_norm(apply(self.q, x, batch), self.norm_q.weight, self.eps).unflatten(2, (self.heads, -1))
+        return self.out(ops, ops.attend_few(q, k, v, bias))
+
+    def keys(self, ops: ModuleType, text: Tensor) -> tuple[Tensor, Tensor]:
+        """k and v [b, n, heads, head_dim] of text [b, n, dim]."""
+        k = ops.rms_norm(self.k(text), self.norm_k.weight, self.eps).unflatten(2, (self.heads, -1))
+        return k, self.v(text).unflatten(2, (self.heads, -1))
+
+    def kept_keys(self, ops: ModuleType, prompt: Prompt) -> Keys:
+        if self not in prompt.keys:
+            prompt.keys[self] = Keys(*self.keys(ops, prompt.rows), prompt.bias)
+        return prompt.keys[self]
+
+    def of_text(self) -> tuple[nn.Module, ...]:
+        """What the keys are made with."""
+        return self.k, self.v, self.norm_k
 
 
 class Head(nn.Module):
@@ -127,15 +200,9 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, config.out_channels * math.prod(config.patch))
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        shift, scale = (self.modulation.float() + e.unsqueeze(1)).unsqueeze(2).unbind(1)
-        return self.head(modulate(x, shift, scale, self.eps))
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without affine, then * (1 + scale) + shift in float32; back in x's dtype."""
-    y = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    return (y * (1 + scale) + shift).to(x.dtype)
+    def forward(self, ops: ModuleType, x: Tensor, y: Tensor | None, gate: Tensor | None, e: Tensor) -> Tensor:
+        shift, scale = (self.modulation.float() + e.unsqueeze(1)).unbind(1)  # each [b, dim]
+        return self.head(ops.gate_residual_norm(x, y, gate, Modulation(scale, shift, self.eps))[1])
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -172,11 +239,10 @@ def rope_table(grid: tuple[int, ...], head_dim: int, device: torch.device) -> Te
     return torch.stack([table.cos(), table.sin()]).float()
 
 
-def apply_rope(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate interleaved channel pairs of x [b, L, heads, head_dim]; float32 inside, x's dtype out."""
-    cos, sin = table
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+@lru_cache(maxsize=2)
+def kept_rope_table(grid: tuple[int, ...], head_dim: int, device: torch.device) -> Tensor:
+    """`rope_table`, the same for every step and render of a size."""
+    return rope_table(grid, head_dim, device)
 
 
 def patchify(latent: Tensor, patch: tuple[int, int, int]) -> Tensor:

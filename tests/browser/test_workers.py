@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from farm.db import nodes, quarantines, workers
 from farm.domain.states import Wish
+from farm.domain.worker import Load
 from farm.web.words import WORDS
 from tests.browser.conftest import Visit
 from tests.served.farm import Served
@@ -46,6 +47,17 @@ def test_a_worker_is_drained_and_resumed_from_its_menu(view: Page, served: Serve
     view.click("#w-w1-resume")
     expect(view.locator(".wished")).to_have_count(0)
     assert wished(served) == (Wish.RUN, False)
+
+
+def test_a_tile_shows_how_hard_its_device_works(visit: Visit, served: Served, machine: Machine) -> None:
+    machine.load = Load(83, 61 << 30, 68, 540, (0, 40, 83), (41, 55, 68))
+    machine.beat("idle")
+    tile = visit.open("/workers").locator(".tile")
+    expect(tile).to_contain_text("83 %")
+    expect(tile).to_contain_text("68 °C, 540 W")
+    expect(tile).to_contain_text("65.5 GB")
+    expect(tile.get_by_role("img", name="load in the last ten minutes, 0 to 100 %")).to_be_visible()
+    assert tile.locator("polyline").first.get_attribute("points") == "115.9,23.0 118.0,14.2 120.0,4.7"
 
 
 def test_by_keyboard_alone(view: Page, served: Served) -> None:

@@ -1,7 +1,8 @@
 """Stands in for pynvml (FARM_NVML): as many GPUs as FAKE_GPUS names by uuid. They exist on paper only.
 
 FAKE_GPU_USE names a JSON file of who is on them, and how they are:
-{uuid: {"used": bytes, "processes": {pid: bytes}, "uncorrected": errors, "lost": code of NVML's error}}.
+{uuid: {"busy": percent, "celsius": degrees, "milliwatts": power, "used": bytes,
+"processes": {pid: bytes}, "uncorrected": errors, "lost": code of NVML's error}}.
 """
 
 import json
@@ -41,15 +42,26 @@ def nvmlDeviceGetHandleByUUID(uuid: str) -> int:
 
 def nvmlDeviceGetTotalEccErrors(handle: int, kind: int, counter: int) -> int:
     assert (kind, counter) == (1, 0), "the uncorrected ones since the driver was loaded"
-    if "uncorrected" not in _use(handle):
-        raise NVMLError(3)
-    return _use(handle)["uncorrected"]
+    return _said(handle, "uncorrected")
 
 
 def nvmlDeviceGetMemoryInfo(handle: int) -> SimpleNamespace:
     if "lost" in _use(handle):
         raise NVMLError(_use(handle)["lost"])
     return SimpleNamespace(total=80 << 30, used=_use(handle).get("used", 0))
+
+
+def nvmlDeviceGetUtilizationRates(handle: int) -> SimpleNamespace:
+    return SimpleNamespace(gpu=_said(handle, "busy"))
+
+
+def nvmlDeviceGetTemperature(handle: int, sensor: int) -> int:
+    assert sensor == 0, "the chip's"
+    return _said(handle, "celsius")
+
+
+def nvmlDeviceGetPowerUsage(handle: int) -> int:
+    return _said(handle, "milliwatts")
 
 
 def nvmlDeviceGetComputeRunningProcesses(handle: int) -> list[SimpleNamespace]:
@@ -67,6 +79,12 @@ def nvmlDeviceGetUUID(handle: int) -> str:
 
 def nvmlDeviceGetName(handle: int) -> str:
     return "Paper GPU"
+
+
+def _said(handle: int, name: str) -> int:
+    if name not in _use(handle):
+        raise NVMLError(3)
+    return _use(handle)[name]
 
 
 def _uuids() -> list[str]:

@@ -6,7 +6,7 @@ from farm.cluster.beats import Answer, SentBeat
 from farm.cluster.claim import Claim
 from farm.domain.job import Assignment, JobSpec, Progress
 from farm.domain.states import Order, Outcome, StageName
-from farm.domain.worker import Beat
+from farm.domain.worker import Beat, Load
 
 ASSIGNMENT = Assignment("j", 1, "w", JobSpec("t2v", "m", "d", "p", 96, 96, 17, 12, 4, 7, 3.0))
 
@@ -54,7 +54,8 @@ def test_beats_and_answers_survive_the_wire():
     progress = Progress(StageName.DENOISE, 3, 16, preview_step=2, worker="w")
     sent = SentBeat(Beat("w", "j", 2, progress, ("d",), "busy", 5, 1), 12.5, Path("/run/w.sock"), 30.0)
     assert SentBeat.decode(sent.encode()) == sent
-    idle = SentBeat(Beat("w", None, 0, None, (), "idle", None, 0), 12.5, Path("/run/w.sock"), 30.0)
+    load = Load(97, 70 << 30, 71, 640, (96, 97), (70, 71))
+    idle = SentBeat(Beat("w", None, 0, None, (), "idle", None, 0, load), 12.5, Path("/run/w.sock"), 30.0)
     assert SentBeat.decode(idle.encode()) == idle
     answer = Answer("j", 2, Order.CANCEL, 12.5, leave=True)
     assert Answer.decode(answer.encode()) == answer

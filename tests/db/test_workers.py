@@ -1,11 +1,13 @@
 """Workers come, beat, are wished for, fall silent and go."""
 
+from dataclasses import replace
+
 import pytest
 
 from farm.db import workers
 from farm.domain.errors import WorkerNotFound
 from farm.domain.states import Wish
-from farm.domain.worker import Beat
+from farm.domain.worker import Beat, Load
 from tests.db.conftest import register
 
 
@@ -26,6 +28,15 @@ def test_a_worker_starts_and_says_how_it_is(db, clock):
     (now,) = workers.find(db)
     assert (now.state, now.models, now.jobs_done, now.memory) == ("idle", ("d1", "d2"), 7, 2**30)
     assert (now.started_at, now.heartbeat_at) == (new.started_at, clock())
+
+
+def test_what_it_says_of_its_load_is_kept_until_it_says_otherwise(db):
+    register(db)
+    load = Load(93, 2**36, 71, 640, (90, 93), (70, 71))
+    workers.beat(db, [replace(beat(), load=load)])
+    assert [w.load for w in workers.find(db)] == [load]
+    workers.beat(db, [beat()])
+    assert [w.load for w in workers.find(db)] == [None]
 
 
 def test_registering_twice_changes_nothing(db):

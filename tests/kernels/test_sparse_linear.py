@@ -6,6 +6,7 @@ On a CUDA card these run on it. Elsewhere `test_interpreted.py` runs this file i
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,12 +56,17 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
+def attention(*args: Any) -> Tensor:
+    """In the inputs' own arithmetic, whatever this card would take."""
+    return sparse_linear.sparse_linear_attention(*args, arithmetic="bf16")
+
+
 def judge(args: Args, topk: float, tolerance: float | None = None) -> None:
     """The output is the float32 reference's with the same blocks, and the blocks are the reference's."""
     q, k, v, weight, bias = args
     index = block_map.block_index(q, k, topk)
     assert accuracy.worse_blocks(q, k, index, topk)[1] == 0
-    out = sparse_linear.sparse_linear_attention(*args, topk)
+    out = attention(*args, topk)
     assert out.dtype == q.dtype
     expected = accuracy.sparse_linear_given(q, k, v, index, weight, bias)
     assert accuracy.relative_error(out, expected) <= (tolerance or accuracy.TOLERANCE[q.dtype])
@@ -111,7 +117,7 @@ def test_an_offset_shared_by_all_keys_does_not_blur_the_block_map() -> None:
 @pytest.mark.parametrize("layout", ["packed", "heads first", "channels apart"])
 def test_strided_inputs_are_read_where_they_are(layout: str) -> None:
     q, k, v, weight, bias = draw(130, 2, 64, batch=2)
-    whole = sparse_linear.sparse_linear_attention(q, k, v, weight, bias, 0.5)
+    whole = attention(q, k, v, weight, bias, 0.5)
     if layout == "packed":
         q, k, v = torch.stack([q, k, v], dim=2).unbind(2)
     elif layout == "heads first":
@@ -119,7 +125,7 @@ def test_strided_inputs_are_read_where_they_are(layout: str) -> None:
     else:
         q, k, v = (torch.stack([t, t], dim=-1)[..., 0] for t in (q, k, v))
     assert not q.is_contiguous()
-    assert torch.equal(sparse_linear.sparse_linear_attention(q, k, v, weight, bias, 0.5), whole)
+    assert torch.equal(attention(q, k, v, weight, bias, 0.5), whole)
 
 
 @pytest.mark.parametrize("length", [1, 70, 193])
@@ -131,14 +137,14 @@ def test_nothing_outside_the_inputs_is_read(length: int) -> None:
         wide[:, 150 : 150 + length] = t
         return wide[:, 150 : 150 + length]
 
-    alone = sparse_linear.sparse_linear_attention(q, k, v, weight, bias, 0.5)
-    among = sparse_linear.sparse_linear_attention(*(amid_nan(t) for t in (q, k, v)), weight, bias, 0.5)
+    alone = attention(q, k, v, weight, bias, 0.5)
+    among = attention(*(amid_nan(t) for t in (q, k, v)), weight, bias, 0.5)
     assert torch.equal(alone, among)
 
 
 def test_proj_l_may_have_no_bias() -> None:
     q, k, v, weight, _ = draw(130, 2, 64)
-    out = sparse_linear.sparse_linear_attention(q, k, v, weight, None, 0.5)
+    out = attention(q, k, v, weight, None, 0.5)
     expected = accuracy.sparse_linear_given(q, k, v, block_map.block_index(q, k, 0.5), weight, None)
     assert accuracy.relative_error(out, expected) <= accuracy.TOLERANCE[q.dtype]
 
@@ -150,8 +156,8 @@ def test_weights_may_be_16_bit() -> None:
 
 def test_the_same_inputs_give_the_same_bits() -> None:
     args = draw(2100, 1, 64)  # the linear state is summed in two parts
-    first = sparse_linear.sparse_linear_attention(*args, 0.05)
-    assert torch.equal(first, sparse_linear.sparse_linear_attention(*args, 0.05))
+    first = attention(*args, 0.05)
+    assert torch.equal(first, attention(*args, 0.05))
 
 
 @pytest.mark.parametrize("length", [1, 64, 300])
@@ -209,14 +215,14 @@ def test_the_golden_output_is_reproduced() -> None:
     q, k, v = (golden[name].float() if INTERPRETED else golden[name] for name in "qkv")
     found = accuracy.listed(block_map.block_index(q, k, 0.2), 22)
     assert torch.equal(found, golden["sla.block_map"].bool())
-    out = sparse_linear.sparse_linear_attention(q, k, v, golden["proj_l.weight"], golden["proj_l.bias"], 0.2)
+    out = attention(q, k, v, golden["proj_l.weight"], golden["proj_l.bias"], 0.2)
     assert accuracy.relative_error(out, golden["sla.output"]) <= accuracy.BFLOAT16
 
 
 @pytest.mark.parametrize(("dim", "dtype"), [(48, BRAIN), (256, BRAIN), (64, torch.float64)])
 def test_what_it_cannot_take_is_refused_with_words(dim: int, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="head_dim"):
-        sparse_linear.sparse_linear_attention(*draw(64, 1, dim, dtype=dtype), 0.5)
+        attention(*draw(64, 1, dim, dtype=dtype), 0.5)
 
 
 def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +276,6 @@ def test_the_benchmark_times_every_stage_and_configuration(monkeypatch: pytest.M
     assert [r.stage for r in rows[:4]] == ["module", "block map", "linear state", "attend"]
     assert all(r.floor > 0 for r in rows[:4])
     timed = [row for _, row in bench.variants(inputs, shape, ceilings)]
-    assert len(timed) == 23
+    assert len(timed) == 23 + 36
     failed = [row for row in timed if not isinstance(row, bench.Row)]
     assert all("OutOfResources" in row for row in failed), failed  # deeper pipelines than a small card holds

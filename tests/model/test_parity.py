@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels import reference
+from kernels.elementwise import reference as elementwise
 from model import parity
 from model.wan import transformer
 
@@ -35,7 +36,7 @@ def test_breaking_rope_order_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = x.float().chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
-    monkeypatch.setattr(transformer, "apply_rope", halves)
+    monkeypatch.setattr(elementwise, "apply_rope", halves)
     assert failing("dit_t2v_head") == {"velocity"}
     assert failing("dit_i2v_head") == {"velocity"}
 

@@ -10,6 +10,7 @@ from farm.db import jobs, nodes, quarantines, workers
 from farm.domain.job import JobSpec
 from farm.domain.request import new_job
 from farm.domain.states import Wish
+from farm.domain.worker import Load
 from tests.served.machine import Machine
 
 # Shape (frames, side, side, 3), of a spec; None: the machine's own ball.
@@ -77,6 +78,8 @@ def furnish(services: Services, draw: Draw = lambda spec: None) -> Furnished:
     workers.wish(services.db, "w3", Wish.DRAIN, "ann", "new driver at noon")
     Machine(services.db, services.store, "w4", pid=811, node="attic")
     quarantines.put(services.db, "cpu:attic:4", "three faults on two jobs", "the farm", 3600)
-    Machine(services.db, services.store, "w5", pid=812, node="attic")
+    card = Machine(services.db, services.store, "w5", pid=812, node="attic", card="NVIDIA H100 80GB HBM3")
+    card.load = Load(96, 61 << 30, 66, 612, tuple([0] * 14 + [97, 96, 12, 95] * 11), tuple(range(36, 66)))
+    card.beat("idle")
     nodes.wish(services.db, "attic", Wish.DRAIN, "bob", "the roof leaks")
     return Furnished(tuple(done), running, waiting, held, failed, cancelled, dependent)

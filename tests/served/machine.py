@@ -16,7 +16,7 @@ from farm.db.engine import Database
 from farm.domain.job import Artifact, Assignment, JobError, Progress
 from farm.domain.provenance import tags_of
 from farm.domain.states import JobState, Outcome, StageName
-from farm.domain.worker import Beat, NewWorker
+from farm.domain.worker import Beat, Load, NewWorker
 from farm.media.encoder import Encoder
 from farm.media.stills import Strip, jpeg, poster, thumbnail
 from farm.storage.keys import beside
@@ -53,18 +53,23 @@ def ball(t: float, size: int = 96, colour: tuple[int, int, int] = (220, 40, 50))
 
 
 class Machine:
-    """One worker. `take()` claims and starts; then step(), and finish() or another end."""
+    """One worker, without `card` on CPU cores. `take()` claims and starts; then step(), and finish() or another."""
 
-    def __init__(self, db: Database, store: Store, name: str = "w1", pid: int = 4711, node: str = "studio") -> None:
+    def __init__(
+        self, db: Database, store: Store, name: str = "w1", pid: int = 4711, node: str = "studio", card: str = ""
+    ) -> None:
         self.db, self.store, self.name = db, store, name
         self.job: Assignment | None = None
         self.done = 0
-        workers.register(db, NewWorker(name, node, f"cpu:{node}:{name[-1]}", "2 CPU cores", pid))
+        self.load: Load | None = None
+        gpu = f"GPU-7c1d-{name}" if card else f"cpu:{node}:{name[-1]}"
+        memory = 80 << 30 if card else None
+        workers.register(db, NewWorker(name, node, gpu, card or "2 CPU cores", pid, memory_total=memory))
         self.beat("idle")
 
     def beat(self, state: str, progress: Progress | None = None) -> None:
         job, epoch = (self.job.job, self.job.epoch) if self.job else (None, 0)
-        said = Beat(self.name, job, epoch, progress, ("digest",), state, 612_000_000, self.done)
+        said = Beat(self.name, job, epoch, progress, ("digest",), state, 612_000_000, self.done, self.load)
         workers.beat(self.db, [said])
         if self.job:
             leases.renew(self.db, [said])

@@ -111,6 +111,8 @@ CHINESE: dict[str, str] = {
     "node": "节点", "actions": "操作：", "yes_lost": "立即交回", "no_lost": "保持不变",
     "idle": "空闲", "busy": "渲染中", "starting": "正在加载模型", "gone": "已退出",
     "done": "已完成", "memory": "内存", "of": "/", "models": "模型", "heard": "最后心跳",
+    "utilisation": "负载", "utilisation_line": "最近十分钟的负载，0 到 100%",
+    "temperature": "温度", "temperature_line": "最近十分钟的温度，20 到 100 °C",
     "process": "进程", "tags": "标签", "pool": "池",
     "drain": "排空", "drain_now": "立即排空", "restart": "重启", "restart_now": "立即重启",
     "resume": "恢复", "quarantine_1h": "隔离 1 小时", "quarantine": "隔离，直到解除",

@@ -117,6 +117,8 @@ ENGLISH: dict[str, str] = {
     "node": "Node", "actions": "Actions for", "yes_lost": "Give it back now", "no_lost": "Leave it",
     "idle": "idle", "busy": "rendering", "starting": "loading the model", "gone": "gone",
     "done": "done", "memory": "Memory", "of": "of", "models": "Models", "heard": "last heard",
+    "utilisation": "Load", "utilisation_line": "load in the last ten minutes, 0 to 100 %",
+    "temperature": "Heat", "temperature_line": "temperature in the last ten minutes, 20 to 100 °C",
     "process": "process", "tags": "Tags", "pool": "pool",
     "drain": "Drain", "drain_now": "Drain now", "restart": "Restart", "restart_now": "Restart now",
     "resume": "Resume", "quarantine_1h": "Quarantine for 1 hour", "quarantine": "Quarantine until released",

@@ -1,0 +1,322 @@
+"""What the 8-bit sparse pass multiplies, made from q, k and v in two readings and three launches.
+
+The first reading (k, v) sums the linear branch's state, k's mean and v's range; the second (q, k, v) quantises and
+pools.
+"""
+
+# pyright: reportCallIssue=false
+# (a launch takes num_warps, which Triton's types do not know)
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.quantized import FP8, FP8_MAX
+from kernels.reference import K_BLOCK, Q_BLOCK
+from kernels.tuning.sparse_linear import Quantize, State
+
+LOG2E = tl.constexpr(math.log2(math.e))
+INT8_MAX = tl.constexpr(127.0)
+SMALLEST = tl.constexpr(1e-12)  # the range of a block of zeros
+# Added to a float of less than 2^22, this leaves it rounded to an integer in the low bits, ties to even.
+ORIGIN = tl.constexpr(12582912.0)
+APART = tl.constexpr(32)  # rows of a tile that a warp's threads do not share
+CHUNK = tl.constexpr(16)  # rows of a state that a program of fold_parts sums
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over all keys, per head.
+
+    folded: [b, h, d, d], the linear state times proj_l's weight, bfloat16 (float32 for float32 inputs). norm:
+    float32 [b, h, d], the sum of phi(k). mean: [b, h, d] of k, in k's dtype. v_scale: float32 [b, h, d], a
+    channel's largest magnitude / 448: e4m3 is a float, so only a range beyond 2^15 within a channel would want
+    finer scales, and these cost the sparse pass nothing before its end.
+    """
+
+    folded: Tensor
+    norm: Tensor
+    mean: Tensor
+    v_scale: Tensor
+
+
+@dataclass(frozen=True)
+class Operands:
+    """q, k, v in 8 bits, padded with zeros to whole blocks of 128 rows, and their block means.
+
+    q: int8 [b, h, L', d], times q_scale (float32 [b, h, L'], a row's) is q log2(e) / sqrt(d). k: int8
+    [b, h, L', d], times k_scale (float32 [b, h, L' / 64], a block's) is k less its mean. v: e4m3
+    [b, h, L' / 64, d, 64], times `Moments.v_scale` is v, a block's keys in the order of `key_at`. Scales have 8-bit
+    mantissas: the sparse pass relies on it. pooled_q, pooled_k: as in `kernels.attention.block_map`.
+    """
+
+    q: Tensor
+    q_scale: Tensor
+    k: Tensor
+    k_scale: Tensor
+    v: Tensor
+    pooled_q: Tensor
+    pooled_k: Tensor
+
+
+@triton.jit(do_not_specialize=["length", "heads"])
+def survey_keys(
+    k, v, state, norm, k_sum, v_peak, length, heads, k_batch, k_row, k_head, v_batch, v_row, v_head,
+    PRECISION: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """phi(k)^T v, the sums of phi(k) and of k, the largest |v|, over SPLIT keys; phi = softmax over channels.
+
+    k, v [b, L, h, d] by strides; state [b * h, splits, d, d], the others [b * h, splits, d], float32.
+    """
+    part, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, DIM)
+    first = part.to(tl.int64) * SPLIT
+    k += (bh // heads) * k_batch + (bh % heads) * k_head + first * k_row
+    v += (bh // heads) * v_batch + (bh % heads) * v_head + first * v_row
+    rows = tl.minimum(length - first, SPLIT).to(tl.int32)
+    products = tl.zeros((DIM, DIM), tl.float32)
+    # Sums stay apart by APART rows until the end: a reduction across warps in each step would cost more.
+    phis = tl.zeros((APART, DIM), tl.float32)
+    keys = tl.zeros((APART, DIM), tl.float32)
+    peaks = tl.zeros((APART, DIM), tl.float32)
+    for start in tl.range(0, rows, KEYS, num_stages=STAGES):
+        row = start + tl.arange(0, KEYS)
+        real = row[:, None] < rows
+        key = tl.load(k + row[:, None] * k_row + channel[None, :], mask=real, other=0.0).to(tl.float32)
+        value = tl.load(v + row[:, None] * v_row + channel[None, :], mask=real, other=0.0)
+        e = tl.exp2((key - tl.max(key, 1)[:, None]) * LOG2E)
+        phi = tl.where(real, e * (1.0 / tl.sum(e, 1))[:, None], 0.0)
+        phis += tl.sum(phi.reshape(KEYS // APART, APART, DIM), 0)
+        keys += tl.sum(key.reshape(KEYS // APART, APART, DIM), 0)
+        peaks = tl.maximum(peaks, tl.max(tl.abs(value.to(tl.float32)).reshape(KEYS // APART, APART, DIM), 0))
+        products = tl.dot(tl.trans(phi.to(value.dtype)), value, products, input_precision=PRECISION)
+    at = bh * tl.num_programs(0) + part
+    tl.store(norm + at * DIM + channel, tl.sum(phis, 0))
+    tl.store(k_sum + at * DIM + channel, tl.sum(keys, 0))
+    tl.store(v_peak + at * DIM + channel, tl.max(peaks, 0))
+    tl.store(state + at * DIM * DIM + channel[:, None] * DIM + channel[None, :], products)
+
+
+@triton.jit(do_not_specialize=["length", "parts"])
+def fold_parts(
+    state, norm, k_sum, v_peak, weight, folded, whole_norm, mean, v_scale, length, parts,
+    PRECISION: tl.constexpr, FP8_MAX: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """Sums CHUNK rows of the parts of a head's state in their order, times weight^T; its other sums likewise."""
+    chunk, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row, channel = chunk * CHUNK + tl.arange(0, CHUNK), tl.arange(0, DIM)
+    total = tl.zeros((CHUNK, DIM), tl.float32)
+    phis = tl.zeros((CHUNK,), tl.float32)
+    keys = tl.zeros((CHUNK,), tl.float32)
+    peak = tl.zeros((CHUNK,), tl.float32)
+    for part in range(parts):
+        at = (bh * parts + part) * DIM
+        total += tl.load(state + (at + row)[:, None] * DIM + channel[None, :])
+        phis += tl.load(norm + at + row)
+        keys += tl.load(k_sum + at + row)
+        peak = tl.maximum(peak, tl.load(v_peak + at + row))
+    projection = tl.load(weight + channel[None, :] * DIM + channel[:, None]).to(tl.float32)
+    projected = tl.dot(total, projection, input_precision=PRECISION)
+    at = bh * DIM + row
+    tl.store(folded + at[:, None] * DIM + channel[None, :], projected.to(folded.dtype.element_ty))
+    tl.store(whole_norm + at, phis)
+    tl.store(mean + at, (keys / length).to(mean.dtype.element_ty))
+    tl.store(v_scale + at, tl.maximum(peak, SMALLEST) / FP8_MAX)
+
+
+@triton.jit
+def round_up(scale):
+    """The next float of an 8-bit mantissa: products of two and 1.5 * 2^23 are then exact."""
+    return ((scale.to(tl.int32, bitcast=True) + 0xFFFF) & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def int8_codes(x, inverse):
+    return (x * inverse + ORIGIN).to(tl.int32, bitcast=True).to(tl.int8)
+
+
+@triton.jit
+def e4m3(x, STAND_IN: tl.constexpr):
+    """x of at most 448 as float8_e4m3fn. STAND_IN: rounded by hand, as Triton's interpreter does not carry."""
+    if STAND_IN:
+        bits = x.to(tl.int32, bitcast=True)
+        normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
+        small = (x + 24576.0) - 24576.0  # to a multiple of 2^-9
+        x = tl.where(tl.abs(x) < 0.015625, small, normal)
+    return x.to(tl.float8e4nv)
+
+
+@triton.jit
+def key_at(place):
+    """The key at a place of a block of values: of each 16, in the order in which a thread holds their weights.
+
+    See `sparse_8bit.in_fragments`.
+    """
+    return (place // 16) * 16 + (place // 2) % 2 * 8 + (place // 4) % 4 * 2 + place % 2
+
+
+@triton.jit(do_not_specialize=["length", "heads", "fold"])
+def quantize_blocks(
+    q, k, v, mean, v_scale, q_codes, q_scale, k_codes, k_scale, v_codes, pooled_q, pooled_k, length, heads, fold,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
+    STAND_IN: tl.constexpr, Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """One block of queries and the key blocks beside it: codes, scales and means, as `Operands` has them.
+
+    q, k, v [b, L, h, d] by strides; v_codes as int32. fold: log2(e) / sqrt(d).
+    """
+    tile, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    batch, head = bh // heads, bh % heads
+    start = tile.to(tl.int64) * Q_BLOCK
+    channel = tl.arange(0, DIM)
+    padded = tl.num_programs(0).to(tl.int64) * Q_BLOCK
+    left = tl.minimum(length - start, Q_BLOCK).to(tl.int32)
+
+    q += batch * q_batch + head * q_head + start * q_row
+    row = tl.arange(0, Q_BLOCK)
+    query = tl.load(q + row[:, None] * q_row + channel[None, :], mask=row[:, None] < left, other=0.0).to(tl.float32)
+    tl.store(
+        pooled_q + (bh * tl.num_programs(0) + tile) * DIM + channel,
+        (tl.sum(query, 0) / left).to(pooled_q.dtype.element_ty),
+    )
+    query *= fold
+    scale = round_up(tl.maximum(tl.max(tl.abs(query), 1), SMALLEST) / INT8_MAX)
+    at = bh * padded + start + row
+    tl.store(q_scale + at, scale)
+    tl.store(q_codes + at[:, None] * DIM + channel[None, :], int8_codes(query, (1.0 / scale)[:, None]))
+
+    k += batch * k_batch + head * k_head + start * k_row
+    v += batch * v_batch + head * v_head + start * v_row
+    row = tl.arange(0, K_BLOCK)
+    centre = tl.load(mean + bh * DIM + channel).to(tl.float32)
+    v_inverse = 1.0 / tl.load(v_scale + bh * DIM + channel)
+    blocks = tl.cdiv(length, K_BLOCK)
+    for part in tl.static_range(Q_BLOCK // K_BLOCK):
+        first = part * K_BLOCK
+        block = start // K_BLOCK + part
+        real = (first + row)[:, None] < left
+        key = tl.load(k + (first + row)[:, None] * k_row + channel[None, :], mask=real, other=0.0)
+        # The reference stores k - mean in the input's dtype; so must we, or other blocks win.
+        smooth = (key.to(tl.float32) - centre[None, :]).to(key.dtype).to(tl.float32)
+        smooth = tl.where(real, smooth, 0.0)
+        rows = tl.maximum(tl.minimum(left - first, K_BLOCK), 1)
+        pooled = (tl.sum(smooth, 0) / rows).to(pooled_k.dtype.element_ty)
+        tl.store(pooled_k + (bh * blocks + block) * DIM + channel, pooled, mask=(block < blocks) & (channel < DIM))
+        scale = round_up(tl.maximum(tl.max(tl.max(tl.abs(smooth), 1), 0), SMALLEST) / INT8_MAX)
+        tl.store(k_scale + bh * (padded // K_BLOCK) + block, scale)
+        at = bh * padded + start + first + row
+        tl.store(k_codes + at[:, None] * DIM + channel[None, :], int8_codes(smooth, 1.0 / scale))
+        # Four keys make a word, so that what is transposed is words and not bytes.
+        four = tl.zeros((K_BLOCK // 4, DIM), tl.int32)
+        for byte in tl.static_range(4):
+            line = first + key_at(tl.arange(0, K_BLOCK // 4) * 4 + byte)
+            real = line[:, None] < left
+            value = tl.load(v + line[:, None] * v_row + channel[None, :], mask=real, other=0.0).to(tl.float32)
+            codes = e4m3(value * v_inverse[None, :], STAND_IN).to(tl.uint8, bitcast=True)
+            four |= codes.to(tl.int32) << (8 * byte)
+        at = (bh * (padded // K_BLOCK) + block) * (DIM * K_BLOCK // 4)
+        word = tl.arange(0, K_BLOCK // 4)
+        tl.store(v_codes + at + channel[:, None] * (K_BLOCK // 4) + word[None, :], tl.trans(four))
+
+
+def moments(k: Tensor, v: Tensor, proj_weight: Tensor, config: State) -> Moments:
+    """The sums over all keys that the sparse pass needs, by parts of `config.split` keys in their order.
+
+    k, v: [b, L, h, d], last stride 1; proj_weight [d, d]. The same inputs give the same bits.
+    """
+    b, length, h, d = k.shape
+    parts = -(-length // config.split)
+    precision = "tf32x3" if k.dtype == torch.float32 else "tf32"
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=k.device)
+
+    state = empty(b * h, parts, d, d)
+    norm, k_sum, v_peak = (empty(b * h, parts, d) for _ in range(3))
+    survey_keys[(parts, b * h)](
+        k,
+        v,
+        state,
+        norm,
+        k_sum,
+        v_peak,
+        length,
+        h,
+        *k.stride()[:3],
+        *v.stride()[:3],
+        PRECISION=precision,
+        SPLIT=config.split,
+        KEYS=config.keys,
+        STAGES=config.stages,
+        DIM=d,
+        num_warps=config.warps,
+    )
+    folded = torch.float32 if k.dtype == torch.float32 else torch.bfloat16
+    out = Moments(empty(b, h, d, d, dtype=folded), empty(b, h, d), empty(b, h, d, dtype=k.dtype), empty(b, h, d))
+    fold_parts[(d // CHUNK.value, b * h)](
+        state,
+        norm,
+        k_sum,
+        v_peak,
+        proj_weight.contiguous(),
+        out.folded,
+        out.norm,
+        out.mean,
+        out.v_scale,
+        length,
+        parts,
+        PRECISION=precision,
+        FP8_MAX=FP8_MAX,
+        DIM=d,
+        num_warps=4,
+    )
+    return out
+
+
+def operands(q: Tensor, k: Tensor, v: Tensor, sums: Moments, config: Quantize) -> Operands:
+    """q, k, v [b, L, h, d], last stride 1, in 8 bits, and their block means."""
+    b, length, h, d = q.shape
+    blocks = -(-length // Q_BLOCK)
+    padded = blocks * Q_BLOCK
+
+    def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty((b, h, *shape), dtype=dtype, device=q.device)
+
+    out = Operands(
+        q=empty(padded, d, dtype=torch.int8),
+        q_scale=empty(padded, dtype=torch.float32),
+        k=empty(padded, d, dtype=torch.int8),
+        k_scale=empty(padded // K_BLOCK, dtype=torch.float32),
+        v=empty(padded // K_BLOCK, d, K_BLOCK, dtype=FP8),
+        pooled_q=empty(blocks, d, dtype=q.dtype),
+        pooled_k=empty(-(-length // K_BLOCK), d, dtype=k.dtype),
+    )
+    quantize_blocks[(blocks, b * h)](
+        q,
+        k,
+        v,
+        sums.mean,
+        sums.v_scale,
+        out.q,
+        out.q_scale,
+        out.k,
+        out.k_scale,
+        out.v.view(torch.int32),
+        out.pooled_q,
+        out.pooled_k,
+        length,
+        h,
+        LOG2E.value / math.sqrt(d),
+        *q.stride()[:3],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        STAND_IN=q.device.type == "cpu",
+        Q_BLOCK=Q_BLOCK,
+        K_BLOCK=K_BLOCK,
+        DIM=d,
+        num_warps=config.warps,
+    )
+    return out

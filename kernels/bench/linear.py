@@ -1,0 +1,289 @@
+"""The 8-bit linear layers of the transformer: torch's product, ours, its epilogues and other configurations."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import accuracy
+from kernels.bench.timing import Ceilings, Work, seconds
+from kernels.linear import fp8, gemm, reach, reference, weights
+from kernels.linear.weights import Tiles
+from kernels.quantized import FP8, Rows, quantize_rows
+from kernels.reference import quantize_blocks
+from kernels.tuning import linear as tuning
+
+QKV = "q, k and v"  # one product for all three: that alone, its configurations are those of the others
+LIMIT = 2e-3  # against float64 on the same codes; bfloat16's rounding of the output is 1.7e-3 of it
+
+
+@dataclass(frozen=True)
+class Shape:
+    """out [m, n] = x [m, k] W^T. `then`: what a block does with it."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+
+
+SHAPES = tuple(
+    Shape(f"{model} {name}", tokens, n, k)
+    for model, tokens, dim, wide in (("1.3B 832x480", 32_760, 1536, 8960), ("14B 1280x720", 75_600, 5120, 13_824))
+    for name, n, k in (("o", dim, dim), ("ffn.0", wide, dim), ("ffn.2", dim, wide), (QKV, 3 * dim, dim))
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Gaussian operands in every format, and what the epilogues take."""
+
+    x: Tensor  # bfloat16 [m, k]
+    w: Tensor  # bfloat16 [n, k]
+    bias: Tensor
+    residual: Tensor
+    gate: Tensor
+    fp8: tuple[Rows, Rows]
+    int8: tuple[Rows, Rows]
+    tiles: Tiles
+    reach: Tensor
+
+    @staticmethod
+    def draw(shape: Shape, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> "Inputs":
+        torch.manual_seed(0)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, device=device, dtype=dtype)
+
+        x, w = normal(shape.m, shape.k), normal(shape.n, shape.k) / shape.k**0.5
+        bias = torch.zeros(shape.n, device=device, dtype=dtype)  # a bias would hide errors of the product
+        eight = quantize_rows(x, FP8), weights.by_channel(w, FP8)
+        integer = quantize_rows(x, torch.int8), weights.by_channel(w, torch.int8)
+        gate = torch.randn(1, shape.n, device=device)
+        return Inputs(
+            x, w, bias, normal(shape.m, shape.n), gate, eight, integer,
+            Tiles(*quantize_blocks(w)), reference.reach(eight[1], bias),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to compute one thing. `judge`: how far its output is from float64 on the same codes."""
+
+    name: str
+    run: Callable[[], object]
+    judge: Callable[[slice], float] | None = None
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    seconds: float
+    floor: float
+    flops: float
+    error: float | None
+
+    @property
+    def line(self) -> str:
+        beside = "" if self.error is None else f"  error {self.error:.1e}"
+        return (
+            f"{self.case:<74} {self.seconds * 1e3:8.3f} ms  {self.flops / self.seconds / 1e12:6.0f} T"
+            f"  {self.floor / self.seconds:6.1%} of the ceiling{beside}"
+        )
+
+
+def cases(shape: Shape, inputs: Inputs) -> list[Case]:
+    """torch's product both ways, then ours with every epilogue, in fp8, int8 and with a checkpoint's tiles."""
+    x, w = inputs.fp8
+    bias, residual, gate = inputs.bias, inputs.residual, inputs.gate
+    plain = (shape.m + shape.n) * shape.k + 2 * shape.m * shape.n
+
+    def judged(run: Callable[[], Tensor], a: Rows, b: Rows | Tiles, **epilogue: Any) -> Callable[[slice], float]:
+        return lambda rows: accuracy.relative_error(run()[rows], expected(rows, a, b, bias, **epilogue))
+
+    def case(
+        name: str, run: Callable[[], Tensor], a: Rows, b: Rows | Tiles, more: float = 0, **epilogue: Any
+    ) -> Case:
+        return Case(name, run, judged(run, a, b, **epilogue), plain + more)
+
+    def ours(a: Rows, b: Rows | Tiles, **epilogue: Any) -> Callable[[], Tensor]:
+        return lambda: gemm.linear(a, b, bias, **epilogue)
+
+    def hidden() -> Tensor:
+        return gemm.linear_gelu_rows(x, w, bias, reach.bound(x, inputs.reach)).float()
+
+    beside: dict[str, Any] = {"residual": residual, "gate": gate}
+    integers = inputs.int8[0]
+    return [
+        case("_scaled_mm, 14-bit sums", lambda: fp8.scaled_mm(x, w, bias, True), x, w),
+        case("_scaled_mm, float32 sums", lambda: fp8.scaled_mm(x, w, bias, False), x, w),
+        case("ours fp8", ours(x, w), x, w),
+        case("ours fp8, GELU", ours(x, w, gelu=True), x, w, gelu=True),
+        case("ours fp8, gate and residual", ours(x, w, **beside), x, w, 2 * shape.m * shape.n, **beside),
+        Case(
+            "ours fp8, GELU to fp8 with its scale",
+            lambda: gemm.linear_gelu_rows(x, w, bias, reach.bound(x, inputs.reach)),
+            judged(hidden, x, w, gelu=True),
+            plain - shape.m * shape.n,
+        ),
+        Case("- its scale alone", lambda: reach.bound(x, inputs.reach), None, shape.m * shape.k),
+        case("ours int8", ours(*inputs.int8), *inputs.int8),
+        case("ours int8, a checkpoint's tiles", ours(integers, inputs.tiles), integers, inputs.tiles),
+    ]
+
+
+def expected(rows: slice, x: Rows, weight: Rows | Tiles, bias: Tensor, **epilogue: Any) -> Tensor:
+    """Float64 on the same codes, of some rows."""
+    if "residual" in epilogue:
+        epilogue = epilogue | {"residual": epilogue["residual"][rows]}
+    some = Rows(x.codes[rows], x.scale[rows])
+    return reference.linear(some, weight, bias, exact=True, **epilogue)
+
+
+def unquantised(shape: Shape, inputs: Inputs) -> dict[str, float]:
+    """Error of 8-bit arithmetic itself, on some rows: against float64 without quantisation."""
+    rows = slice(0, 256)
+    exact = inputs.x[rows].double() @ inputs.w.double().T
+    forms: dict[str, tuple[Rows, Rows | Tiles]] = {
+        "fp8": inputs.fp8, "int8": inputs.int8, "int8, a checkpoint's tiles": (inputs.int8[0], inputs.tiles)
+    }  # fmt: skip
+    return {
+        name: accuracy.relative_error(expected(rows, x, weight, inputs.bias), exact)
+        for name, (x, weight) in forms.items()
+    }
+
+
+def variants() -> Iterator[tuple[tuning.Kind, tuning.Gemm]]:
+    """Configurations worth a run on Hopper."""
+    wide = tuning.Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4)
+    square = tuning.Gemm(128, 128, 128, 4, 3, programs=2, descriptors="host", pieces=4)
+    special = tuning.Gemm(128, 256, 128, 4, 3, programs=1, descriptors="device", specialize=True)
+    for config in (
+        wide, replace(wide, stages=3, pieces=2), replace(wide, stages=3, pieces=1), replace(wide, group=16),
+        replace(wide, group=4), replace(wide, descriptors="device"), replace(wide, programs=0),
+        replace(wide, depth=64, stages=6), replace(wide, promote=4), replace(wide, promote=8),
+        replace(wide, promote=1), replace(wide, descriptors="none", stages=3, programs=0),
+        square, replace(square, programs=0), replace(square, group=16), replace(square, warps=8),
+        replace(square, depth=64, stages=5), replace(square, rows=64, columns=256, depth=64, stages=4),
+        replace(square, descriptors="none", programs=0), replace(square, approximate=False),
+        replace(square, warps=8, programs=1, stages=5), replace(square, warps=8, programs=1, stages=6, promote=4),
+        replace(square, warps=8, programs=1, stages=6, promote=1),
+        replace(square, rows=256, warps=8, programs=1, stages=4),
+        special, replace(special, columns=128, stages=5), replace(special, depth=64, stages=5),
+    ):  # fmt: skip
+        yield "fp8", config
+    for config in (
+        wide, replace(wide, programs=0), square, replace(square, warps=8), replace(square, programs=0),
+        replace(square, warps=8, programs=1, stages=5), replace(square, warps=8, programs=1, depth=256),
+        replace(wide, descriptors="none", stages=3, programs=0),
+    ):  # fmt: skip
+        yield "int8", config
+    for config in (
+        replace(square, warps=8, programs=1, stages=5), replace(square, warps=8), square,
+        replace(square, warps=8, descriptors="none", programs=0),
+    ):  # fmt: skip
+        yield "tiles", config
+
+
+def label(config: tuning.Gemm) -> str:
+    """A configuration by what differs from the plainest."""
+    parts = [f"{config.rows}x{config.columns}x{config.depth}", f"{config.warps} warps", f"{config.stages} stages"]
+    for field in fields(config)[5:]:
+        value = getattr(config, field.name)
+        if value != field.default:
+            parts.append(field.name if value is True else f"{field.name} {value}")
+    return " ".join(parts)
+
+
+def variant_cases(shape: Shape, inputs: Inputs) -> Iterator[Case]:
+    """Every configuration on the epilogue that its layer has: GELU to fp8 in ffn.0, gate and residual elsewhere."""
+    plain = (shape.m + shape.n) * shape.k + 2 * shape.m * shape.n
+    operands: dict[str, tuple[Rows, Rows | Tiles]] = {
+        "fp8": inputs.fp8, "int8": inputs.int8, "tiles": (inputs.int8[0], inputs.tiles)
+    }  # fmt: skip
+    scale = reach.bound(inputs.fp8[0], inputs.reach)
+    for kind, config in variants():
+        x, weight = operands[kind]
+
+        def run(x: Rows = x, weight: Rows | Tiles = weight, config: tuning.Gemm = config) -> Tensor:
+            return gemm.linear(x, weight, inputs.bias, config=config)
+
+        def judge(rows: slice, run: Callable[[], Tensor] = run, x: Rows = x, w: Rows | Tiles = weight) -> float:
+            return accuracy.relative_error(run()[rows], expected(rows, x, w, inputs.bias))
+
+        yield Case(f"{kind} {label(config)}", run, judge, plain)
+        if kind != "fp8":
+            continue
+        if shape.n > shape.k:  # ffn.0
+
+            def hidden(w: Rows = inputs.fp8[1], config: tuning.Gemm = config) -> Rows:
+                return gemm.linear_gelu_rows(inputs.fp8[0], w, inputs.bias, scale, config)
+
+            yield Case("     GELU to fp8", hidden, None, plain - shape.m * shape.n)
+        else:
+
+            def beside(config: tuning.Gemm = config) -> Tensor:
+                return gemm.linear(
+                    *inputs.fp8, inputs.bias, residual=inputs.residual, gate=inputs.gate, config=config
+                )
+
+            yield Case("     gate and residual", beside, None, plain + 2 * shape.m * shape.n)
+
+
+def measure(shape: Shape, case: Case, ceilings: Ceilings, repeats: int = 15) -> Row | str:
+    """One line; a text where it does not compile, fit or run."""
+    flops = 0.0 if case.name.startswith("-") else 2.0 * shape.m * shape.n * shape.k
+    try:
+        time = seconds(case.run, repeats=repeats, warm=2)
+        # The last rows too: a tile's tail is where bounds go wrong.
+        error = (
+            None if case.judge is None else max(case.judge(slice(0, 128)), case.judge(slice(shape.m - 128, None)))
+        )
+    except Exception as failure:  # a configuration that does not compile or fit is a finding
+        return f"{case.name}: {type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
+    return Row(case.name, time, Work(flops, case.bytes).floor(ceilings), flops, error)
+
+
+def fp8_ceiling() -> float:
+    """FLOP/s of torch's fp8 product of 8192^3 with one scale a tensor."""
+    a, b = (torch.randn(8192, 8192, device="cuda").to(FP8) for _ in range(2))
+    one = torch.ones((), device="cuda")
+
+    def run() -> Tensor:
+        return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
+            a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    return 2 * 8192**3 / seconds(run)
+
+
+def report(say: Callable[[str], None], copy: float, asked_variants: bool) -> tuple[bool, list[dict[str, Any]]]:
+    """Measure every shape. Returns whether all errors are within LIMIT, and the figures."""
+    try:
+        top = fp8_ceiling()
+    except RuntimeError as failure:  # before 8.9 there is no fp8
+        say(f"\n8-bit linear layers: no fp8 here ({' '.join(str(failure).split())[:80]})")
+        return True, []
+    ceilings = Ceilings(bf16=top, copy=copy)
+    say(f"\n8-bit linear layers: measured ceiling of fp8 products {top / 1e12:.0f} TFLOP/s")
+    right, data = True, []
+    for shape in SHAPES:
+        inputs = Inputs.draw(shape)
+        say(f"\n{shape.name}: {shape.m} x {shape.n} x {shape.k}")
+        errors = unquantised(shape, inputs)
+        say("  error of the arithmetic itself: " + ", ".join(f"{name} {e:.1e}" for name, e in errors.items()))
+        entry: dict[str, Any] = {"shape": shape.name, "unquantised": errors, "rows": []}
+        todo = list(cases(shape, inputs))
+        others = asked_variants and not shape.name.endswith(QKV)
+        for case in todo + (list(variant_cases(shape, inputs)) if others else []):
+            row = measure(shape, case, ceilings, 15 if case in todo else 7)
+            say("  " + (row if isinstance(row, str) else row.line))
+            entry["rows"].append({"failed": row} if isinstance(row, str) else vars(row))
+            if case in todo and "14-bit" not in case.name and "GELU to fp8" not in case.name:
+                right &= not isinstance(row, str) and (row.error is None or row.error <= LIMIT)
+        data.append(entry)
+        del inputs
+    return right, data

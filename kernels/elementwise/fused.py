@@ -1,0 +1,309 @@
+"""The element-wise work by Triton kernels: the functions of `kernels.elementwise.reference`, forward only.
+
+Inputs in bfloat16, float16 or float32; float32 inside; the roundings of the reference; the same bits every time.
+"""
+
+# pyright: reportCallIssue=false
+# (a launch takes num_warps, which Triton's types do not know)
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.elementwise import activation, few_keys, reference, rope
+from kernels.elementwise import norm as layer_norm
+from kernels.elementwise.reference import Affine, Means, Modulation
+from kernels.quantized import FP8, FP8_MAX, INT8_MAX, Rows
+from kernels.reference import K_BLOCK, Q_BLOCK
+from kernels.tuning import elementwise as tuning
+
+LOG2E = math.log2(math.e)
+HEAD_DIMS = (16, 32, 64, 128)
+MOST: dict[torch.dtype, float] = {FP8: FP8_MAX, torch.int8: INT8_MAX}  # the largest code
+
+
+def norm(
+    x: Tensor,
+    how: Modulation | Affine,
+    quantize: torch.dtype | None = None,
+    config: tuning.Rows | None = None,
+) -> Tensor | Rows:
+    """x [b, L, C] normalised over its channels: in x's dtype, or as Rows of [b * L, C]."""
+    _, normed = _residual_norm(x, None, None, how, quantize, config)
+    assert normed is not None
+    return normed
+
+
+def gate_residual(x: Tensor, y: Tensor, gate: Tensor | None, config: tuning.Rows | None = None) -> Tensor:
+    """x + y * gate, the product rounded to x's dtype. gate: float32 [b, C]; None: x + y."""
+    return _residual_norm(x, y, gate, None, None, config)[0]
+
+
+def gate_residual_norm(
+    x: Tensor,
+    y: Tensor | None,
+    gate: Tensor | None,
+    how: Modulation | Affine,
+    quantize: torch.dtype | None = None,
+    config: tuning.Rows | None = None,
+) -> tuple[Tensor, Tensor | Rows]:
+    """`gate_residual`, and the `norm` of what it gives, from one read of x and y. y None: nothing is added."""
+    summed, normed = _residual_norm(x, y, gate, how, quantize, config)
+    assert normed is not None
+    return summed, normed
+
+
+def _residual_norm(
+    x: Tensor,
+    y: Tensor | None,
+    gate: Tensor | None,
+    how: Modulation | Affine | None,
+    quantize: torch.dtype | None,
+    config: tuning.Rows | None,
+) -> tuple[Tensor, Tensor | Rows | None]:
+    b, length, width = x.shape
+    x = x.contiguous()
+    y = None if y is None else y.contiguous()
+    config = config or tuning.find(width).norm
+    # Residual streams are never written in place: the caller may still hold x.
+    summed = x if y is None else torch.empty_like(x)
+    out, scale_out = (None, None) if how is None else _output(x, quantize)
+    scale, shift = x, x
+    scale_batch = 0
+    if isinstance(how, Modulation):
+        scale, shift = (t if t.stride(1) == 1 else t.contiguous() for t in (how.scale, how.shift))
+        if scale.stride(0) != shift.stride(0):
+            scale, shift = scale.contiguous(), shift.contiguous()
+        scale_batch = scale.stride(0)
+    elif how is not None:
+        scale, shift = how.weight.contiguous(), how.bias.contiguous()
+    if gate is not None and gate.stride(1) != 1:
+        gate = gate.contiguous()
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        layer_norm.residual_norm[(config.grid(length, x.device), b)](
+            x,
+            x if y is None else y,
+            x if gate is None else gate,
+            scale,
+            shift,
+            summed,
+            x if out is None else out,
+            x if scale_out is None else scale_out,
+            length,
+            0 if gate is None else gate.stride(0),
+            scale_batch,
+            0.0 if how is None else how.eps,
+            RESIDUAL=y is not None,
+            GATED=gate is not None,
+            NORM=how is not None,
+            MODULATE=isinstance(how, Modulation),
+            **_codes(quantize),
+            WIDTH=width,
+            CHUNK=config.chunk,
+            HOLD=config.hold,
+            STAGES=config.stages,
+            num_warps=config.warps,
+        )
+    return summed, _result(out, scale_out)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, config: tuning.Rope | None = None) -> Tensor:
+    """x / sqrt(mean of squares over C + eps) * weight. x: [b, L, C] by strides, the last one 1."""
+    config = config or tuning.find(x.shape[2]).rope
+    out, _ = _norm_rope(x, None, weight, weight, None, 1, eps, None, config)
+    return out.flatten(2)
+
+
+def rms_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    table: Tensor,
+    heads: int,
+    eps: float,
+    config: tuning.Rope | None = None,
+) -> tuple[Tensor, Tensor]:
+    """RMSNorm of q and k over all channels, then interleaved pairs of each head rotated.
+
+    q, k: [b, L, C] by strides, the last one 1: slices of a packed product are read where they are. table: float32
+    [2, L, 1, C / heads / 2] as (cos, sin). Returns [b, L, heads, d] twice, contiguous.
+    """
+    config = config or tuning.find(q.shape[2]).rope
+    q_out, k_out = _norm_rope(q, k, q_weight, k_weight, table, heads, eps, None, config)
+    assert k_out is not None
+    return q_out, k_out
+
+
+def rms_norm_rope_means(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    table: Tensor,
+    heads: int,
+    eps: float,
+    config: tuning.Rope | None = None,
+) -> tuple[Tensor, Tensor, Means]:
+    """`rms_norm_rope`, and the means that a block map starts from: q and k are not read again for them.
+
+    Sums are in a fixed order: of `config.rows` rows, then of those.
+    """
+    config = config or tuning.find(q.shape[2]).pooled_rope
+    b, length, width = q.shape
+    blocks = -(-length // Q_BLOCK)
+    tiles = blocks * Q_BLOCK // config.rows  # those past the end are written as zeros
+    sums = torch.empty((2, b, tiles, width), dtype=torch.float32, device=q.device)
+    q_out, k_out = _norm_rope(q, k, q_weight, k_weight, table, heads, eps, sums, config)
+    assert k_out is not None
+    halves = sums.view(2, b, 2 * blocks, K_BLOCK // config.rows, width).sum(3)
+    count = -(-length // K_BLOCK)
+    k_rows = _block_rows(length, K_BLOCK, q.device)
+    q_mean = halves[0].view(b, blocks, 2, width).sum(2) / _block_rows(length, Q_BLOCK, q.device)
+    k_mean = halves[1, :, :count] / k_rows
+    means = (q_mean, k_mean, halves[1].sum(1) / length)
+    return q_out, k_out, Means(*(m.unflatten(-1, (heads, -1)) for m in means))
+
+
+def _norm_rope(
+    q: Tensor,
+    k: Tensor | None,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    table: Tensor | None,
+    heads: int,
+    eps: float,
+    sums: Tensor | None,
+    config: tuning.Rope,
+) -> tuple[Tensor, Tensor | None]:
+    b, length, width = q.shape
+    q = q if q.stride(2) == 1 else q.contiguous()
+    k = k if k is None or k.stride(2) == 1 else k.contiguous()
+    q_out = torch.empty((b, length, heads, width // heads), dtype=q.dtype, device=q.device)
+    k_out = None if k is None else torch.empty_like(q_out)
+    other = q if k is None else k
+    programs = -(-length // config.rows) if sums is None else sums.shape[2]
+    with torch.cuda.device_of(q):
+        rope.rms_norm_rope[(programs, b)](
+            q,
+            other,
+            q_weight.contiguous(),
+            k_weight.contiguous(),
+            q if table is None else table.contiguous(),
+            q_out,
+            q_out if k_out is None else k_out,
+            q_out if sums is None else sums[0],
+            q_out if sums is None else sums[1],
+            length,
+            *q.stride()[:2],
+            *other.stride()[:2],
+            eps,
+            BOTH=k is not None,
+            ROTATE=table is not None,
+            SUMS=sums is not None,
+            WIDTH=width,
+            PAIRS=width // heads // 2,
+            CHUNK=config.chunk,
+            ROWS=config.rows,
+            STAGES=config.stages,
+            num_warps=config.warps,
+        )
+    return q_out, k_out
+
+
+def _block_rows(length: int, block: int, device: torch.device) -> Tensor:
+    first = torch.arange(0, length, block, device=device)
+    return (length - first).clamp_max(block)[:, None]
+
+
+def gelu(x: Tensor, quantize: torch.dtype | None = None, config: tuning.Rows | None = None) -> Tensor | Rows:
+    """GELU in its tanh form. x: [..., n]; Rows have the leading dimensions flattened."""
+    return _activate(x, True, quantize, config)
+
+
+def quantize(x: Tensor, dtype: torch.dtype, config: tuning.Rows | None = None) -> Rows:
+    """Rows of x [..., n], the leading dimensions flattened."""
+    rows = _activate(x, False, dtype, config)
+    assert isinstance(rows, Rows)
+    return rows
+
+
+def _activate(x: Tensor, bend: bool, dtype: torch.dtype | None, config: tuning.Rows | None) -> Tensor | Rows:
+    width = x.shape[-1]
+    rows = x.numel() // width
+    config = config or tuning.find(width).activation
+    x = x.contiguous()
+    out, scale = _output(x, dtype)
+    with torch.cuda.device_of(x):
+        activation.activate_rows[(config.grid(rows, x.device),)](
+            x,
+            out,
+            out if scale is None else scale,
+            rows,
+            GELU=bend,
+            **_codes(dtype),
+            WIDTH=width,
+            CHUNK=config.chunk,
+            STAGES=config.stages,
+            num_warps=config.warps,
+        )
+    result = _result(out, scale)
+    assert result is not None
+    return result
+
+
+def attend_few(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, config: tuning.FewKeys | None = None
+) -> Tensor:
+    """Softmax attention of q [b, L, h, d] to few keys k, v [b, n, h, d]; bias: float32 [b, n], added to the scores.
+
+    The bias is natural: log(m) makes a key count as m. Returns [b, L, h, d] in q's dtype.
+    """
+    b, length, heads, d = q.shape
+    if bias is None or d not in HEAD_DIMS:
+        return reference.attend_few(q, k, v, bias)
+    q, k, v = (t if t.stride()[2:] == (d, 1) else t.contiguous() for t in (q, k, v))
+    config = config or tuning.few_keys(q.dtype)
+    out = torch.empty((b, length, heads, d), dtype=q.dtype, device=q.device)
+    with torch.cuda.device_of(q):
+        few_keys.attend_few[(-(-length // config.queries), b * heads)](
+            q,
+            k,
+            v,
+            bias.contiguous(),
+            out,
+            length,
+            k.shape[1],
+            heads,
+            LOG2E / math.sqrt(d),
+            *q.stride()[:2],
+            *k.stride()[:2],
+            *v.stride()[:2],
+            PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
+            QUERIES=config.queries,
+            KEYS=config.keys,
+            STAGES=config.stages,
+            DIM=d,
+            num_warps=config.warps,
+        )
+    return out
+
+
+def _output(x: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+    if dtype is None:
+        return torch.empty_like(x), None
+    rows = x.numel() // x.shape[-1]
+    codes = torch.empty((rows, x.shape[-1]), dtype=dtype, device=x.device)
+    return codes, torch.empty(rows, dtype=torch.float32, device=x.device)
+
+
+def _codes(dtype: torch.dtype | None) -> dict[str, object]:
+    return {
+        "QUANTIZE": dtype is not None,
+        "MOST": 1.0 if dtype is None else MOST[dtype],
+        "INTEGER": dtype == torch.int8,
+    }
+
+
+def _result(out: Tensor | None, scale: Tensor | None) -> Tensor | Rows | None:
+    return out if out is None or scale is None else Rows(out, scale)

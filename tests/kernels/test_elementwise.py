@@ -1,0 +1,291 @@
+"""The element-wise kernels: what their reference computes, quantised or not, and nothing left unwritten.
+
+On a CUDA card these run on it. Elsewhere `test_elementwise_interpreted.py` runs this file in Triton's interpreter,
+whose float8 casts are wrong: there the codes are left in float32 and cast by torch.
+"""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels import accuracy
+from kernels.bench import elementwise as bench
+from kernels.elementwise import fused, reference
+from kernels.elementwise.reference import Affine, Modulation
+from kernels.quantized import FP8, FP8_MAX, Rows
+from kernels.tuning import elementwise as tuning
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED and not torch.cuda.is_available():
+    reason = "no CUDA card here: test_elementwise_interpreted.py runs this file in Triton's interpreter"
+    pytest.skip(reason, allow_module_level=True)
+DEVICE = "cpu" if INTERPRETED else "cuda"
+# The interpreter computes bfloat16 wrongly.
+BRAIN = torch.float16 if INTERPRETED else torch.bfloat16
+DTYPES = (BRAIN, torch.float32)
+WIDTHS = (256, 1536, 5120)
+CODES = (None, FP8, torch.int8)
+EPS = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every buffer that a kernel is to fill holds NaN or -128 before it does."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def fill(out: Tensor) -> Tensor:
+        if out.dtype == FP8:
+            return out.copy_(torch.full(out.shape, torch.nan).to(FP8))
+        return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).min)
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **o: fill(empty(*a, **o)))  # pyright: ignore
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **o: fill(empty_like(*a, **o)))  # pyright: ignore
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fused.MOST, torch.float32, FP8_MAX)
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def inner(codes: torch.dtype | None) -> torch.dtype | None:
+    return torch.float32 if INTERPRETED and codes == FP8 else codes
+
+
+def same(found: Tensor | Rows, expected: Tensor | Rows) -> None:
+    """Equal up to the order of a float32 sum: a code may fall to the other side of a rounding, and rarely does."""
+    if isinstance(expected, Rows):
+        assert isinstance(found, Rows)
+        codes = found.codes
+        if codes.dtype == torch.float32:
+            assert float(codes.abs().max()) <= FP8_MAX * (1 + 1e-6)
+            codes = codes.clamp(-FP8_MAX, FP8_MAX).to(FP8)
+        assert codes.dtype == expected.codes.dtype
+        assert codes.shape == expected.codes.shape
+        torch.testing.assert_close(found.scale, expected.scale, rtol=3e-6, atol=0.0)
+        unlike = codes.float() != expected.codes.float()
+        assert float(unlike.float().mean()) < 1e-3
+        step = 1.0 if codes.dtype == torch.int8 else 1 / 8  # of e4m3, at most 2^-3 of the value
+        size = (
+            torch.ones_like(expected.scale)[:, None] if codes.dtype == torch.int8 else expected.codes.float().abs()
+        )
+        assert bool(((codes.float() - expected.codes.float()).abs() <= step * size + 2**-9).all())
+        return
+    assert isinstance(found, Tensor)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert found.is_contiguous()
+    assert accuracy.relative_error(found, expected) <= {torch.float32: 1e-6}.get(expected.dtype, 2e-4)
+    close = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[expected.dtype]  # one rounding
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)
+
+
+def modulation(batch: int, width: int) -> tuple[Modulation, Tensor]:
+    """Shift, scale and gate as the model cuts them: slices of one [b, 6, C]."""
+    e = draw(batch, 6, width, seed=5) / 2
+    return Modulation(e[:, 1], e[:, 0], EPS), e[:, 2]
+
+
+def affine(width: int, dtype: torch.dtype) -> Affine:
+    return Affine(1 + draw(width, dtype=dtype, seed=6) / 4, draw(width, dtype=dtype, seed=7), EPS)
+
+
+@pytest.mark.parametrize("codes", CODES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("kind", ["modulation", "affine"])
+def test_norm_is_the_reference(kind: str, width: int, codes: torch.dtype | None) -> None:
+    for dtype in DTYPES:
+        x = draw(2, 5, width, dtype=dtype) * 3 + 1
+        how = modulation(2, width)[0] if kind == "modulation" else affine(width, dtype)
+        same(fused.norm(x, how, inner(codes)), reference.norm(x, how, codes))
+
+
+@pytest.mark.parametrize("codes", CODES, ids=str)
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_residual_and_norm_are_the_reference(width: int, gated: bool, codes: torch.dtype | None) -> None:
+    for dtype in DTYPES:
+        x, y = draw(2, 3, width, dtype=dtype) * 3, draw(2, 3, width, dtype=dtype, seed=1)
+        how, gate = modulation(2, width)
+        gate = gate if gated else None
+        before = x.clone()
+        summed, normed = fused.gate_residual_norm(x, y, gate, how, inner(codes))
+        expected, expected_norm = reference.gate_residual_norm(x, y, gate, how, codes)
+        assert torch.equal(summed, expected)  # the model's roundings, so the same bits
+        same(normed, expected_norm)
+        assert torch.equal(fused.gate_residual(x, y, gate), expected)
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(256, 4), (1536, 12), (5120, 40), (48, 2)])
+def test_q_and_k_are_normalised_and_rotated(width: int, heads: int) -> None:
+    for dtype in DTYPES:
+        packed = draw(2, 7, 3 * width, dtype=dtype) * 2
+        q, k, _ = packed.split(width, dim=2)
+        table = draw(7, 1, width // heads // 2, seed=2)
+        table = torch.stack([table.cos(), table.sin()])
+        weights = 1 + draw(width, dtype=dtype, seed=3), 1 + draw(width, dtype=dtype, seed=4)
+        expected = reference.rms_norm_rope(q, k, *weights, table, heads, EPS)
+        for found, wanted in zip(fused.rms_norm_rope(q, k, *weights, table, heads, EPS), expected, strict=True):
+            same(found, wanted)
+        apart = fused.rms_norm_rope(q.contiguous(), k.contiguous(), *weights, table, heads, EPS)
+        assert torch.equal(apart[0], fused.rms_norm_rope(q, k, *weights, table, heads, EPS)[0])
+        same(fused.rms_norm(q, weights[0], EPS), reference.rms_norm(q, weights[0], EPS))
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+@pytest.mark.parametrize("length", [1, 65, 150])
+def test_the_means_are_those_of_the_rotated_rows(length: int, rows: int) -> None:
+    q, k = draw(2, length, 256) + 3, draw(2, length, 256, seed=1) - 2
+    table = torch.stack([torch.cos(t := draw(length, 1, 32, seed=2)), torch.sin(t)])
+    weight = 1 + draw(256, seed=3)
+    config = tuning.Rope(1, rows)
+    found_q, found_k, means = fused.rms_norm_rope_means(q, k, weight, weight, table, 4, EPS, config)
+    again = fused.rms_norm_rope(q, k, weight, weight, table, 4, EPS)
+    assert torch.equal(found_q, again[0])
+    assert torch.equal(found_k, again[1])
+    expected = reference.means(found_q, found_k)
+    for found, wanted in ((means.q, expected.q), (means.k, expected.k), (means.k_all, expected.k_all)):
+        torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("codes", CODES, ids=str)
+@pytest.mark.parametrize("width", [256, 576, 8960, 13824])
+def test_gelu_is_the_reference(width: int, codes: torch.dtype | None) -> None:
+    for dtype in DTYPES:
+        x = draw(2, 3, width, dtype=dtype) * 3
+        x[0, 0] *= 0.01
+        x[0, 1, :8] = torch.tensor([-40.0, 40.0, -10.0, 0.0, -0.0, -0.7517916, 1e-4, -1e-4])
+        same(fused.gelu(x, inner(codes)), reference.gelu(x, codes))
+
+
+@pytest.mark.parametrize("codes", [FP8, torch.int8], ids=str)
+@pytest.mark.parametrize("width", [*WIDTHS, 100])
+def test_quantised_rows_are_the_reference(width: int, codes: torch.dtype) -> None:
+    for dtype in DTYPES:
+        x = draw(5, width, dtype=dtype)
+        x[1] = 0
+        x[2, 3] = 900  # an outlier takes the whole range
+        x[3] *= 1e-5
+        same(fused.quantize(x, inner(codes) or codes), reference.quantize(x, codes))
+
+
+def test_halves_are_rounded_to_even() -> None:
+    x = torch.arange(-127, 128, device=DEVICE).float() / 2
+    x = torch.cat([x, torch.full((1,), 127.0, device=DEVICE)])[None]
+    assert torch.equal(fused.quantize(x, torch.int8).codes, reference.quantize(x, torch.int8).codes)
+
+
+@pytest.mark.parametrize("poisoned", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("codes", [FP8, torch.int8], ids=str)
+def test_what_is_no_number_stays_none(codes: torch.dtype, poisoned: float) -> None:
+    x = draw(3, 1536)
+    x[1, 7] = poisoned
+    rows = fused.quantize(x, inner(codes) or codes)
+    assert not bool(rows.scale[1].isfinite())
+    assert bool(rows.scale[0::2].isfinite().all())
+    how = modulation(1, 1536)[0]
+    rows = fused.norm(x[None], how, inner(codes))
+    assert isinstance(rows, Rows)
+    assert not bool(rows.scale[1].isfinite())
+    plain = fused.norm(x[None], how)
+    assert isinstance(plain, Tensor)
+    assert bool(plain[0, 1].isnan().all())
+
+
+def configurations() -> list[tuning.Rows]:
+    return [
+        tuning.Rows(warps, programs, hold, stages)
+        for warps, programs, hold, stages in ((1, 0, False, 1), (4, 0, True, 1), (2, 1, True, 2), (8, 2, False, 3))
+    ]
+
+
+@pytest.mark.parametrize("config", configurations(), ids=str)
+def test_configurations_change_speed_alone(config: tuning.Rows) -> None:
+    x, y = draw(2, 9, 1536, dtype=BRAIN), draw(2, 9, 1536, dtype=BRAIN, seed=1)
+    how, gate = modulation(2, 1536)
+    summed, normed = fused.gate_residual_norm(x, y, gate, how, torch.int8, config)
+    expected, expected_norm = reference.gate_residual_norm(x, y, gate, how, torch.int8)
+    assert torch.equal(summed, expected)
+    same(normed, expected_norm)
+    same(fused.gelu(x, torch.int8, config), reference.gelu(x, torch.int8))
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    x, y = draw(1, 33, 1536, dtype=BRAIN), draw(1, 33, 1536, dtype=BRAIN, seed=1)
+    how, gate = modulation(1, 1536)
+    first, second = (fused.gate_residual_norm(x, y, gate, how) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if isinstance(a, Tensor))
+
+
+def test_strided_tables_and_inputs_are_read_rightly() -> None:
+    x = draw(2, 256, 4, dtype=BRAIN).transpose(1, 2)
+    how = Modulation(draw(256, 2).T, draw(2, 256, seed=1), EPS)
+    same(fused.norm(x, how), reference.norm(x.contiguous(), how))
+    gate = draw(256, 2, seed=3).T
+    assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
+
+
+@pytest.mark.parametrize("dim", [16, 64, 128])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (70, 8), (130, 72), (33, 200)])
+def test_attention_to_few_keys_is_torchs(length: int, keys: int, dim: int) -> None:
+    q = draw(2, length, 3, dim)
+    k, v = draw(2, keys, 6, dim, seed=1).split(3, dim=2)  # heads of a wider row
+    bias = draw(2, keys, seed=2)
+    bias[0, keys // 2 + 1 :] = -torch.inf
+    bias[1, -1] = 6.0
+    found = fused.attend_few(q, k, v, bias)
+    assert found.is_contiguous()
+    expected = reference.attend_few(q.double(), k.double(), v.double(), bias)
+    assert accuracy.relative_error(found, expected) < 1e-5
+    half = [t.to(BRAIN) for t in (q, k, v)]
+    expected = reference.attend_few(*(t.double() for t in half), bias)
+    assert accuracy.relative_error(fused.attend_few(*half, bias), expected) < accuracy.TOLERANCE[BRAIN]
+
+
+def test_keys_of_no_weight_are_no_keys() -> None:
+    q, k, v = (draw(1, 40, 2, 64, seed=s) for s in range(3))
+    bias = torch.zeros(1, 40, device=DEVICE)
+    bias[0, 5:] = -torch.inf
+    few = fused.attend_few(q, k[:, :5], v[:, :5], bias[:, :5].contiguous())
+    torch.testing.assert_close(fused.attend_few(q, k, v, bias), few, rtol=1e-6, atol=1e-6)
+
+
+def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small, and with a clock that runs everything once: its times are nobody's concern here."""
+
+    def once(run: object, **_: object) -> float:
+        run()  # pyright: ignore
+        return 1.0
+
+    monkeypatch.setattr(bench, "seconds", once)
+    monkeypatch.setattr(bench, "CHECKED", 6)
+    if INTERPRETED:
+        monkeypatch.setattr(bench, "FP8", torch.int8)
+    shape = bench.Shape("small", 9, 256, 576, 4, 8, 16)
+    inputs = bench.Inputs.draw(shape, DEVICE, BRAIN)
+    errors = bench.check(inputs, shape)
+    assert max(errors.values()) <= bench.SAME
+    rows = list(bench.measure(shape, inputs, 1e12))
+    assert [r for r in rows if not isinstance(r, bench.Timed)] == []
+    assert {r.name for r in rows if isinstance(r, bench.Timed)} == set(errors)
+    monkeypatch.setattr(bench, "row_variants", lambda: (tuning.Rows(1), tuning.Rows(2, 1, True, 2)))
+    monkeypatch.setattr(bench, "rope_variants", lambda *n: (tuning.Rope(1, n[0], 2),))
+    timed = list(bench.other_configurations(shape, inputs, 1e12))
+    failed = [row for row in timed if not isinstance(row, bench.Timed)]
+    assert failed == []
+    assert len(timed) == 5 * 2 + 2 + len(bench.few_key_variants())
+
+
+@pytest.mark.parametrize("width", [100, 1000, 5120])
+def test_lanes_past_the_end_do_not_count(width: int) -> None:
+    x = 4 + draw(1, 2, width) / 4  # far from zero, as what lies past the end is
+    how, gate = modulation(1, width)
+    same(fused.norm(x, how, torch.int8), reference.norm(x, how, torch.int8))
+    same(fused.gate_residual_norm(x, x, gate, how)[1], reference.norm(reference.gate_residual(x, x, gate), how))
+    same(fused.rms_norm(x, gate[0], EPS), reference.rms_norm(x, gate[0], EPS))

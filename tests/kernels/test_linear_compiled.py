@@ -1,0 +1,92 @@
+"""The 8-bit GEMM compiles for every card, fits its shared memory and multiplies in 8 bits: no GPU, no times."""
+
+from pathlib import Path
+
+import pytest
+
+from kernels.bench import linear as bench
+from kernels.linear import gemm, reach
+from kernels.tuning import linear as tuning
+from tests.kernels.compiling import SHARED, Compiled, compile_for
+
+# (capability, 8-bit type) -> what its products are called in PTX
+PRODUCT = {
+    "fp8e4nv": {
+        89: "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3", 90: "wgmma.mma_async.sync.aligned.m64n",
+        100: "kind::f8f6f4", 120: "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3",
+    },
+    "i8": {c: "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8" for c in (80, 86, 89, 100, 120)}
+    | {90: "wgmma.mma_async.sync.aligned.m64n"},
+}  # fmt: skip
+HOPPER = {"fp8e4nv": "k32.f32.e4m3.e4m3", "i8": "k32.s32.s8.s8"}
+EPILOGUES = ("plain", "gelu", "hidden", "beside")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def build(capability: int, kind: tuning.Kind, config: tuning.Gemm, epilogue: str = "plain") -> Compiled:
+    element = "fp8e4nv" if kind.startswith("fp8") else "i8"
+    stored = element if epilogue == "hidden" else "bf16"
+    types = {name: "*fp32" for name in ("x_scale", "w_scale", "gate", "out_scale")} | {"bias": "*bf16"}
+    types |= {name: "i32" for name in ("m", "n", "k", "length")}
+    if config.descriptors == "host":
+        piece = f"{config.rows}, {config.columns // config.pieces}"
+        types |= {"x": f"tensordesc<{element}[{config.rows}, {config.depth}]>"}
+        types |= {"w": f"tensordesc<{element}[{config.columns}, {config.depth}]>"}
+        types |= {"residual": f"tensordesc<bf16[{piece}]>", "out": f"tensordesc<{stored}[{piece}]>"}
+    else:
+        types |= {"x": f"*{element}", "w": f"*{element}", "residual": "*bf16", "out": f"*{stored}"}
+    constants = {
+        "BIAS": True, "GELU": "approximate" if epilogue in ("gelu", "hidden") else "none",
+        "RESIDUAL": epilogue == "beside", "GATE": "one" if epilogue == "beside" else "none",
+        "CODES": epilogue == "hidden", "TILES": kind == "tiles", "DESCRIPTORS": config.descriptors, "EVEN": True,
+        "ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": config.depth, "GROUP": config.group,
+        "PIECES": config.pieces, "PROMOTE": config.promote,
+        "FLATTEN": config.programs > 0 and not config.specialize, "SPECIALIZE": config.specialize,
+    }  # fmt: skip
+    return compile_for(capability, gemm.multiply, types, constants, config.warps, config.stages)
+
+
+@pytest.mark.parametrize(("capability", "kind"), tuning.GEMM)
+def test_every_cards_configuration_fits_it_and_multiplies_in_8_bits(capability: int, kind: tuning.Kind) -> None:
+    config = tuning.GEMM[capability, kind]
+    element = "fp8e4nv" if kind.startswith("fp8") else "i8"
+    for epilogue in EPILOGUES if element == "fp8e4nv" and capability == 90 else ("beside",):
+        built = build(capability, kind, config, epilogue)
+        assert 0 < built.shared * max(1, config.programs) <= SHARED[capability], epilogue
+        assert PRODUCT[element][capability] in built.ptx
+        if capability == 90:
+            assert HOPPER[element] in built.ptx
+        # With loads ahead of the products: by the bulk copy engine or asynchronous copies.
+        assert ("cp.async.bulk.tensor" if config.descriptors == "host" else "cp.async.c") in built.ptx
+
+
+def test_the_bound_of_the_hidden_rows_compiles_for_every_card() -> None:
+    types = {"codes": "*fp8e4nv", "scale": "*fp32", "reach": "*fp32", "out": "*fp32", "m": "i32", "k": "i32"}
+    for capability in (89, 90, 100, 120):
+        assert compile_for(capability, reach.bound_rows, types, {"ROWS": reach.ROWS, "WIDTH": reach.WIDTH}, 4).cubin
+
+
+def test_a_card_between_two_takes_the_older_ones_configuration() -> None:
+    assert tuning.find(103, "fp8") == tuning.GEMM[100, "fp8"]
+    assert tuning.find(87, "int8") == tuning.GEMM[86, "int8"]
+    with pytest.raises(ValueError, match="no fp8 products on compute capability 8"):
+        tuning.find(86, "fp8")
+
+
+def test_what_cannot_be_specialised_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 warps"):
+        tuning.Gemm(128, 256, 128, 8, 3, programs=1, descriptors="device", specialize=True)
+    with pytest.raises(ValueError, match="persistent"):
+        tuning.Gemm(128, 256, 128, 8, 3, descriptors="device")
+
+
+def test_configurations_of_a_checkpoints_tiles_stay_within_one() -> None:
+    configs = [c for (_, kind), c in tuning.GEMM.items() if kind == "tiles"]
+    configs += [c for kind, c in bench.variants() if kind == "tiles"]
+    for config in configs:
+        assert config.columns <= 128
+        assert config.depth <= 128

@@ -1,0 +1,83 @@
+"""The 8-bit sparse pass written out for Hopper: what it compiles to, and on such a card what it computes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from kernels import accuracy
+from kernels.attention import sparse_gluon, sparse_linear
+from kernels.tuning import sparse_linear as tuning
+from tests.kernels.compiling import SHARED
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+
+def compiled(dim: int, config: tuning.AttendHopper) -> Any:
+    kernel: Any = sparse_gluon.attend_gluon
+    k, v, s = (gl.NVMMASharedLayout(width, bits, 2) for width, bits in ((dim, 8), (64, 8), (128, 16)))
+    types = {name: "*bf16" for name in ("q", "bias", "o")} | {"q_codes": "*i8", "index": "*i32"}
+    types |= {name: "*fp32" for name in ("q_scale", "k_scale", "v_scale", "norm")}
+    types |= {"k": f"tensordesc<i8[64, {dim}],{k!r}>", "v": f"tensordesc<fp8e4nv[{dim}, 64],{v!r}>"}
+    types |= {"folded": f"tensordesc<bf16[{dim}, {dim}],{s!r}>"}
+    types |= {name: "i32" for name in ("length", "heads", "keep", "q_batch", "q_row", "q_head")}
+    constants = {
+        "BIAS": True, "AHEAD": config.ahead, "STAGES": config.stages, "REGISTERS": config.registers, "DIM": dim,
+    }  # fmt: skip
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in types.items()
+        if kind.startswith("*") or (name.startswith("q_") and kind == "i32")
+    }
+    source = GluonASTSource(kernel, signature, constants, aligned)
+    return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 4})
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("dim", sparse_linear.HEAD_DIMS)
+def test_it_multiplies_in_8_bits_from_registers(
+    dim: int, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    built = compiled(dim, tuning.AttendHopper(ahead=ahead))
+    assert built.metadata.shared <= SHARED[90]
+    ptx: str = built.asm["ptx"]
+    for instruction in ("m64n64k32.s32.s8.s8", f"m64n{dim}k32.f32.e4m3.e4m3", f"m64n{dim}k16.f32.bf16.bf16"):
+        assert instruction in ptx
+    assert "cp.async.bulk.tensor" in ptx
+    assert "setmaxnreg" in ptx
+
+
+@pytest.mark.skipif(not HOPPER, reason="needs a card of compute capability 9.0")
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize(
+    ("length", "heads", "dim", "batch", "topk"),
+    [
+        (1, 1, 128, 1, 0.1),
+        (65, 3, 64, 2, 1.0),
+        (129, 1, 128, 1, 1.0),
+        (1650, 3, 128, 2, 0.1),
+        (1650, 2, 64, 1, 0.5),
+    ],
+)
+def test_it_is_the_portable_kernel(
+    length: int, heads: int, dim: int, batch: int, topk: float, stages: int, ahead: bool
+) -> None:
+    generator = torch.Generator().manual_seed(length)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to("cuda", torch.bfloat16)
+
+    q, k, v = (normal(batch, length, heads, dim) for _ in range(3))
+    weight, bias = normal(dim, dim) / dim**0.5, normal(dim)
+    ready = sparse_linear.prepare_8bit(q, k, v, weight, topk, tuning.find_8bit(90, dim))
+    portable = sparse_linear.attend_8bit(q, ready, bias, tuning.Attend8(128, 64, 8, 3))
+    own = sparse_linear.attend_8bit(q, ready, bias, tuning.AttendHopper(stages, ahead=ahead))
+    assert accuracy.relative_error(own, portable) <= accuracy.SAME_ARITHMETIC

@@ -1,0 +1,142 @@
+"""The transformer with its linear layers in 8 bits: the same model, names and structure, a little less exact."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kernels import switch
+from kernels.accuracy import relative_error
+from model.demo import variants
+from model.wan.config import TransformerConfig
+from model.wan.linear import DTYPES, Linear8, quantize_linears, together
+from model.wan.transformer import WanTransformer
+
+CONFIG = TransformerConfig(dim=64, ffn_dim=96, heads=2, layers=2, text_dim=16, text_len=4, sla=True)
+KINDS = pytest.mark.parametrize("kind", DTYPES)
+
+
+def small() -> WanTransformer:
+    torch.manual_seed(0)
+    return WanTransformer(CONFIG, topk=0.5).eval().requires_grad_(False)
+
+
+def velocity(model: WanTransformer) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    latent, text = torch.randn(2, 16, 2, 8, 8, generator=draw), torch.randn(2, 4, 16, generator=draw)
+    with torch.inference_mode():
+        return model(latent, torch.tensor([500.0, 20.0]), text)
+
+
+@KINDS
+def test_the_velocity_stays_near(kind: str) -> None:
+    model = small()
+    exact = velocity(model)
+    quantize_linears(model, DTYPES[kind])
+    found = velocity(model)
+    assert not torch.equal(found, exact)
+    assert relative_error(found, exact) <= 2e-2
+
+
+@KINDS
+def test_every_linear_of_the_blocks_is_swapped_but_proj_l(kind: str) -> None:
+    model = small()
+    names = quantize_linears(model, DTYPES[kind])
+    assert len(names) == 2 * (4 + 4 + 2)
+    for name, layer in model.named_modules():
+        assert isinstance(layer, Linear8) == (name in names)
+        if isinstance(layer, Linear8):
+            assert layer.weight.dtype == DTYPES[kind]
+    left = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    assert {name for name in left if name.startswith("blocks.")} == {f"blocks.{i}.self_attn.proj_l" for i in (0, 1)}
+    assert "patch_embedding" in left
+
+
+def test_the_names_of_the_weights_stay() -> None:
+    model = small()
+    before = {name: value.shape for name, value in model.state_dict().items()}
+    names = quantize_linears(model, DTYPES["fp8"])
+    after = {name: value.shape for name, value in model.state_dict().items()}
+    assert {name: shape for name, shape in after.items() if name in before} == before
+    assert after.keys() - before.keys() == {f"{name}.scale" for name in names}
+
+
+def test_layers_that_matter_can_be_kept() -> None:
+    model = small()
+    names = quantize_linears(model, DTYPES["fp8"], keep=("blocks.0.*", "*.ffn.2"))
+    assert names
+    assert all(name.startswith("blocks.1.") and not name.endswith("ffn.2") for name in names)
+    assert isinstance(model.get_submodule("blocks.0.self_attn.q"), nn.Linear)
+
+
+def test_no_pattern_of_layers_to_keep_may_match_nothing() -> None:
+    with pytest.raises(ValueError, match=r"blocks\.7"):
+        quantize_linears(small(), DTYPES["fp8"], keep=("blocks.7.*",))
+
+
+@KINDS
+def test_q_k_and_v_are_one_product(kind: str) -> None:
+    model = small()
+    quantize_linears(model, DTYPES[kind])
+    attention = model.blocks[0].self_attn
+    stacked = together(attention.q, attention.k, attention.v)
+    assert stacked is not None
+    x = torch.randn(2, 5, 64)
+    apart = torch.cat([layer(x) for layer in (attention.q, attention.k, attention.v)], dim=-1)
+    torch.testing.assert_close(stacked(x), apart)
+    assert stacked.weight.untyped_storage().data_ptr() == attention.q.weight.untyped_storage().data_ptr()
+    assert together(attention.k, attention.q) is None  # they lie the other way round
+    assert together(attention.q, model.blocks[1].self_attn.k) is None
+    assert together(attention.q, small().blocks[0].self_attn.k) is None
+
+
+@KINDS
+def test_a_feed_forward_can_hand_its_codes_on(kind: str) -> None:
+    model = small()
+    quantize_linears(model, DTYPES[kind])
+    block = model.blocks[0]
+    x, residual, gate = torch.randn(2, 5, 64), torch.randn(10, 64), torch.randn(2, 64)
+    first, last = block.ffn[0], block.ffn[2]
+    fused = last.multiply(first.gelu_rows(first.quantize(x)), residual, gate)
+    apart = residual + (block.ffn(x) * gate[:, None]).flatten(0, 1)
+    assert relative_error(fused - residual, apart - residual) <= 4.5e-2  # where the hidden codes are rounded
+    assert "reach" not in " ".join(model.state_dict())
+
+
+def test_a_change_of_dtype_leaves_codes_and_scales_alone() -> None:
+    model = small()
+    quantize_linears(model, DTYPES["fp8"])
+    layer = model.get_submodule("blocks.0.ffn.0")
+    assert isinstance(layer, Linear8)
+    codes, scale = layer.weight.clone(), layer.scale.clone()
+    model.to(torch.bfloat16)
+    assert layer.weight.dtype == torch.float8_e4m3fn
+    assert torch.equal(layer.weight.float(), codes.float())
+    assert torch.equal(layer.scale, scale)
+    assert layer.to("meta").weight.is_meta
+
+
+def test_the_layers_ask_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    quantize_linears(model, DTYPES["int8"])
+    asked: list[torch.Size] = []
+    compute = switch.linear
+
+    def spy(x, weight, bias, **options):  # pyright: ignore
+        asked.append(weight.codes.shape)
+        return compute(x, weight, bias, **options)
+
+    monkeypatch.setattr(switch, "linear", spy)
+    velocity(model)
+    assert len(asked) == 20
+    assert torch.Size((96, 64)) in asked
+
+
+def test_the_demo_models_can_be_judged_in_8_bits() -> None:
+    found = {v.name: v for v in variants.all_variants("cpu", None, linears=("fp8",), keep=("*.ffn.2",))}
+    plain, eight = found["demo-t2v"], found["demo-t2v fp8"]
+    assert eight.shipped
+    assert eight.within == {"demo-t2v": 1.0}
+    layers = dict(eight.pipeline().parts.transformer.named_modules())
+    assert isinstance(layers["blocks.0.ffn.0"], Linear8)
+    assert isinstance(layers["blocks.0.ffn.2"], nn.Linear)
+    assert not any(isinstance(layer, Linear8) for layer in plain.pipeline().parts.transformer.modules())
