@@ -35,6 +35,10 @@ BENCHES = (
         "10 min, 65 GB of disk", ("gpu", "torch"), ("load", "--render"), json=True,
     ),
     Bench(
+        "model-step", "model", "model.bench", "one denoising step of each real shape beside the card's floors",
+        "5 min", ("gpu", "torch", "triton"), ("dit",), json=True,
+    ),
+    Bench(
         "model-demo", "model", "model.demo.evaluate", "how many held-out prompts the demo model follows",
         "3 min", ("torch",), ("--quick",), json=True,
     ),
