@@ -305,14 +305,15 @@ def _stage(at: Json | None) -> str:
 
 
 def _load(worker: Json) -> str:
-    load: Json = worker["load"] or {}
+    load: dict[str, Any] = worker["load"] or {}
     said = [f"{load[name]} {unit}" for name, unit in _UNITS_OF_LOAD if load.get(name) is not None]
     return " ".join(said) or "-"
 
 
 def _memory(worker: Json) -> str:
     """On the device by anybody, where it tells; else of the process."""
-    used = (worker["load"] or {}).get("memory") or worker["memory"]
+    load: dict[str, Any] = worker["load"] or {}
+    used: int | None = load.get("memory") or worker["memory"]
     if used is None:
         return "-"
     total = f" of {output.size(worker['memory_total'])}" if worker["memory_total"] else ""

@@ -27,8 +27,10 @@ class Load:
 
 def load_of(said: Mapping[str, Any]) -> Load:
     """From its JSON. Raises TypeError for anything else."""
-    lists = ("utilisations", "temperatures")
-    return Load(**{name: tuple(value) if name in lists else value for name, value in said.items()})
+    fields: dict[str, Any] = dict(said)
+    for name in ("utilisations", "temperatures"):
+        fields[name] = tuple(fields[name])
+    return Load(**fields)
 
 
 @dataclass(frozen=True)

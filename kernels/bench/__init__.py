@@ -1,1 +1,1 @@
-"""Times of the kernels beside what the card could do; asserts none. `python -m kernels.bench [--json] [--quick]`"""
+"""Times of the kernels beside what the card could do; asserts none. `python -m kernels.bench`"""

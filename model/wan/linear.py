@@ -39,7 +39,10 @@ class Linear8(nn.Module):
         """[..., in] as the operand that this layer takes."""
         return quantize_rows(x.flatten(0, -2), self.weight.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        """[..., in] -> [..., out]; of Rows, quantised by whoever made them, [m, in] -> [m, out]."""
+        if isinstance(x, Rows):
+            return self.multiply(x)
         return self.multiply(self.quantize(x)).unflatten(0, x.shape[:-1])
 
     def multiply(self, x: Rows, residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:

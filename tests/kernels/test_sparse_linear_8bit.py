@@ -249,6 +249,7 @@ def test_the_card_chooses_where_nobody_says(
     capability: int, dtype: torch.dtype, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: divmod(capability, 10))
+    monkeypatch.setattr(tuning, "FASTER_IN_8_BITS", frozenset({89, 90}))
     device = torch.device("cuda")
     assert tuning.faster(device, dtype) == expected
     assert tuning.has_8bit(device) == (capability >= 89)
