@@ -20,7 +20,7 @@ SAME = re.compile(
     r"turbofarm|nowhere|Python|English|tiny-i2v|demo-\w+|\w+-a14b|\bcpu:\S+|CPU cores|job_\w+|digest|studio|default"
     r"|local|\bUTC\b|SIGKILL|\b[kM]?B\b|\bGB\b|SHA-256|GPU|JPEG|PNG|WebP|MP4|\bw\d\b|\bann\b"
     r"|new driver at noon|attic|bob|the roof leaks"
-    r"|three faults on two jobs|the farm"
+    r"|three faults on two jobs|the farm|NVIDIA H100 80GB HBM3"
     r"|README|sqlite|farm \w+|\bEnter\b|\bTab\b|\bEsc\b|/jobs/\S+|\b[0-9a-f]{32,}\b|shot=\d+|INT8"
 )
 TEXT = """() => {

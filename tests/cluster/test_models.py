@@ -73,7 +73,7 @@ def test_a_worker_says_what_its_node_has(farm: Farm) -> None:
     (worker,) = farm.wait_idle()
     assert worker.available is not None
     assert worker.available[I2V.name] == library.digest(I2V)
-    assert {m.name for m in models.find(farm.db) if m.workers} == {"demo-t2v", I2V.name}
+    assert {m.name for m in models.find(farm.db) if m.workers} == {"demo-t2v", "demo-i2v", I2V.name}
     until("the resident model is told", lambda: farm.workers()[0].models == (DIGEST,))
 
 
