@@ -37,7 +37,7 @@ RANGES = st.none() | st.sampled_from(["bytes=0-", "bytes=-1", "bytes=5-1", "byte
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(method=METHODS, path=PATHS, query=QUERIES, body=BODIES, asked=RANGES, data=st.data())
 def test_no_request_gets_a_5xx(
     client: TestClient,

@@ -85,7 +85,7 @@ def check(db: Database, job_id: str) -> None:
 
 def test_any_order(product, db, clock):
     @settings(
-        max_examples=120 if product == "sqlite" else 60,  # a round trip costs more than a function call
+        max_examples=80 if product == "sqlite" else 40,  # a round trip costs more than a function call
         deadline=None,  # no promise about time
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
