@@ -1,15 +1,15 @@
 """`python -m model.bench dit`: one denoising step of the real shapes on random weights, beside the card's floors.
 
-Ways: `torch` computes what lies between the products in plain torch, `fast` by kernels; both take the sparse-linear
-attention kernel. `--reference` adds the step without any kernel (minutes for the large shapes). Needs only torch,
-triton, numpy and safetensors.
+Ways: `torch` computes what lies between the products in plain torch, `fast` by kernels, `fp8` and `int8` with linear
+layers in 8 bits besides; all take the sparse-linear attention kernel. `--reference` adds the step without any kernel
+(minutes for the large shapes). Needs only torch, triton, numpy and safetensors.
 """
 
 import argparse
 import copy
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from kernels.bench.timing import Ceilings, measure_ceilings, seconds
 from kernels.elementwise import reference
 from kernels.reference import K_BLOCK, Q_BLOCK
 from model.wan.config import PRESETS, Preset, TransformerConfig
+from model.wan.quantize import DTYPES, quantize_linears
 from model.wan.transformer import WanTransformer
 
 WORDS = 100  # tokens of the prompt
@@ -164,17 +165,13 @@ def block_maps(kept: list[Tensor], replay: bool) -> Iterator[None]:
         yield
 
 
-def errors(model: WanTransformer, inputs: Inputs) -> dict[str, float]:
-    """Each way's relative error of the velocity against float32 with that way's own block maps."""
-    exact = copy.deepcopy(model).float()
-    found: dict[str, float] = {}
-    for way, chosen in WAYS.items():
-        maps: list[Tensor] = []
-        with chosen(), block_maps(maps, replay=False):
-            out = inputs.step(model)
-        with by_torch(), block_maps(maps, replay=True):
-            found[way] = accuracy.relative_error(out, inputs.to(torch.float32).step(exact))
-    return found
+def error(model: WanTransformer, exact: WanTransformer, inputs: Inputs) -> float:
+    """Relative error of the velocity against float32 with the same block maps."""
+    maps: list[Tensor] = []
+    with block_maps(maps, replay=False):
+        out = inputs.step(model)
+    with by_torch(), block_maps(maps, replay=True):
+        return accuracy.relative_error(out, inputs.to(torch.float32).step(exact))
 
 
 def float32_fits(model: WanTransformer) -> bool:
@@ -218,6 +215,7 @@ def measure(
     case: Case,
     ceilings: Ceilings,
     eight: float | None,
+    linears: Sequence[str],
     references: bool,
     trace: Path | None,
     say: Callable[[str], None],
@@ -238,30 +236,43 @@ def measure(
     }  # fmt: skip
     model = build(preset.transformer, preset.topk, device, dtype)
     inputs = Inputs.draw(case.latent, preset.transformer, device, dtype)
-    for way, chosen in (WAYS | ({"reference": without_kernels} if references else {})).items():
+    exact = copy.deepcopy(model).float() if float32_fits(model) else None
+    if exact is None:
+        say("  the float32 model does not fit beside this one: no error measured")
+    for way in (*WAYS, *linears, *(("reference",) if references else ())):
+        if way in linears:
+            model = None  # before the next one is made
+            model = build(preset.transformer, preset.topk, device, dtype)
+            quantize_linears(model, DTYPES[way])
+        assert model is not None
         torch.cuda.reset_peak_memory_stats()
         once = way == "reference"
-        with chosen():
-            took = seconds(lambda: inputs.step(model), repeats=1 if once else 5, warm=0 if once else 2)
-        shares = {name: floor / took for name, floor in floors.items()}
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        parts = "  ".join(f"{share:5.1%} of {name}" for name, share in shares.items())
-        say(f"  {way:<10} {took * 1e3:9.1f} ms  {parts}  peak {peak:.1f} GiB")
-        report["ways"][way] = {"ms": took * 1e3, "share": shares, "peak_gib": peak}
+        with {**WAYS, "reference": without_kernels}.get(way, nullcontext)():
+            took = seconds(lambda m=model: inputs.step(m), repeats=1 if once else 5, warm=0 if once else 2)
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            shares = {name: floor / took for name, floor in floors.items()}
+            parts = "  ".join(f"{share:5.1%} of {name}" for name, share in shares.items())
+            say(f"  {way:<10} {took * 1e3:9.1f} ms  {parts}  peak {peak:.1f} GiB")
+            found: dict[str, Any] = {"ms": took * 1e3, "share": shares, "peak_gib": peak}
+            if exact is not None and not once:
+                found["error"] = error(model, exact, inputs)
+                say(f"    error against float32 with the same block maps: {found['error']:.2e}")
+        if way != "torch" and not once:
+            found["kernels"] = kernel_table(model, inputs, trace, say)
+        report["ways"][way] = found
+    return report
+
+
+def kernel_table(
+    model: WanTransformer, inputs: Inputs, trace: Path | None, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     table = kernels_of(lambda: inputs.step(model), trace)
     busy = sum(k.seconds for k in table)
-    say(f"  kernels of the fast step, {busy * 1e3:.1f} ms in {sum(k.calls for k in table)} calls:")
+    say(f"    kernels of this step, {busy * 1e3:.1f} ms in {sum(k.calls for k in table)} calls:")
     for kernel in table[:SHOWN]:
         share = kernel.seconds / busy
         say(f"    {kernel.seconds * 1e3:9.2f} ms {share:6.1%} {kernel.calls:6}x  {kernel.name[:90]}")
-    report["kernels"] = [{"name": k.name, "calls": k.calls, "ms": k.seconds * 1e3} for k in table]
-    if float32_fits(model):
-        report["error"] = errors(model, inputs)
-        for way, error in report["error"].items():
-            say(f"  error of {way} against float32 with the same block maps: {error:.2e}")
-    else:
-        say("  the float32 model does not fit beside this one: no error measured")
-    return report
+    return [{"name": k.name, "calls": k.calls, "ms": k.seconds * 1e3} for k in table]
 
 
 def main(arguments: list[str]) -> int:
@@ -273,8 +284,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--reference", action="store_true", help="also the step without any kernel, once")
     parser.add_argument(
-        "--trace", type=Path, help="write every kernel call of the (last) fast step, for chrome://tracing"
+        "--linears", nargs="*", choices=DTYPES, help="in which 8 bits; by default fp8, or int8 where there is none"
     )
+    parser.add_argument("--trace", type=Path, help="write every kernel call of the last step, for chrome://tracing")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     asked = parser.parse_args(arguments)
     if not torch.cuda.is_available():
@@ -286,6 +298,9 @@ def main(arguments: list[str]) -> int:
             print(text, flush=True)
 
     ceilings, eight = measure_ceilings(), eight_bit_rate()
+    linears = asked.linears
+    if linears is None:
+        linears = ["int8" if eight is None else "fp8"]
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "bf16_tflops": ceilings.bf16 / 1e12,
         "fp8_tflops": None if eight is None else eight / 1e12, "copy_tb_per_s": ceilings.copy / 1e12, "cases": [],
@@ -294,10 +309,11 @@ def main(arguments: list[str]) -> int:
     say(f"{report['device']}, torch {torch.__version__}; measured {rates}, copy {ceilings.copy / 1e12:.2f} TB/s")
     for name in asked.preset or CASES:
         try:
-            report["cases"].append(measure(CASES[name], ceilings, eight, asked.reference, asked.trace, say))
-        except torch.OutOfMemoryError as error:
-            say(f"  {name}: {str(error).splitlines()[0]}")
-            report["cases"].append({"case": name, "failed": str(error).splitlines()[0]})
+            found = measure(CASES[name], ceilings, eight, linears, asked.reference, asked.trace, say)
+            report["cases"].append(found)
+        except torch.OutOfMemoryError as failure:
+            say(f"  {name}: {str(failure).splitlines()[0]}")
+            report["cases"].append({"case": name, "failed": str(failure).splitlines()[0]})
         torch.cuda.empty_cache()
     if asked.json:
         print(json.dumps(report, indent=1))

@@ -22,7 +22,7 @@ from model.demo import probe, trials, variants
 from model.demo.trials import Share, Trial
 from model.demo.variants import Variant
 from model.training.sheets import save_sheet
-from model.wan.linear import DTYPES
+from model.wan.quantize import DTYPES
 
 # Least share of clips on which the probe must agree with the prompt, of the models as they are shipped.
 GATES = {"colour": 0.95, "shape": 0.90, "direction": 0.90}

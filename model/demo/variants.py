@@ -12,7 +12,7 @@ from model.training.export import PROVENANCE
 from model.training.look import STEPS, pipeline_of
 from model.training.setup import GUIDANCE
 from model.wan.config import PRESETS, Preset
-from model.wan.linear import DTYPES, quantize_linears
+from model.wan.quantize import DTYPES, quantize_linears
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from kernels import switch
 from kernels.elementwise import reference as elementwise_reference
 from kernels.elementwise.reference import Affine, Modulation
-from kernels.quantized import Rows
+from kernels.quantized import FP8, Rows
 from model.wan.config import TransformerConfig
+from model.wan.linear import Linear8, together
 from model.wan.prompt import Keys, LastUsed, Prompt, distinct_rows
 
 
@@ -122,8 +123,13 @@ class Block(nn.Module):
         x, h = ops.gate_residual_norm(x, y, gate1, norm3, codes_of(self.cross_attn.q))
         y = self.cross_attn(ops, h, b, text)
         x, h = ops.gate_residual_norm(x, y, None, Modulation(scale2, shift2, self.eps), codes_of(self.ffn[0]))
-        h = ops.gelu(apply(self.ffn[0], h, b), codes_of(self.ffn[2]))
-        return x, apply(self.ffn[2], h, b), gate2
+        return x, self.feed_forward(ops, h, b), gate2
+
+    def feed_forward(self, ops: ModuleType, x: Tensor | Rows, batch: int) -> Tensor:
+        up, down = self.ffn[0], self.ffn[2]
+        if isinstance(x, Rows) and isinstance(up, Linear8) and up.reach is not None and codes_of(down) == FP8:
+            return apply(down, up.gelu_rows(x), batch)  # the hidden rows are never met in 16 bits
+        return apply(down, ops.gelu(apply(up, x, batch), codes_of(down)), batch)
 
 
 def codes_of(layer: nn.Module) -> torch.dtype | None:
@@ -162,13 +168,20 @@ class SelfAttention(Attention):
         self.proj_l = nn.Linear(config.head_dim, config.head_dim) if config.sla else None
 
     def forward(self, ops: ModuleType, x: Tensor | Rows, batch: int, rope: Tensor, topk: float | None) -> Tensor:
-        q, k, v = (apply(layer, x, batch) for layer in (self.q, self.k, self.v))  # [b, L, dim]
+        q, k, v = self.projections(x, batch)
         q, k = ops.rms_norm_rope(q, k, self.norm_q.weight, self.norm_k.weight, rope, self.heads, self.eps)
         v = v.unflatten(2, (self.heads, -1))
         if topk is None:
             return self.out(ops, dense_attention(q, k, v))
         assert self.proj_l is not None
         return self.out(ops, switch.sparse_linear_attention(q, k, v, self.proj_l.weight, self.proj_l.bias, topk))
+
+    def projections(self, x: Tensor | Rows, batch: int) -> tuple[Tensor, ...]:
+        """q, k, v [b, L, dim]; in 8 bits slices of one product."""
+        joint = together(self.q, self.k, self.v)
+        if joint is None:
+            return tuple(apply(layer, x, batch) for layer in (self.q, self.k, self.v))
+        return apply(joint, x, batch).chunk(3, dim=2)
 
 
 class CrossAttention(Attention):
