@@ -1,7 +1,7 @@
 """`python -m model.bench dit`: one denoising step of the real shapes on random weights, beside the card's floors.
 
 Ways: `torch` computes what lies between the products in plain torch, `fast` by kernels, `fp8` and `int8` with
-linear layers in 8 bits besides. All take the sparse-linear attention kernel; `--reference` adds the step without
+linear layers in 8 bits besides. All take the sparse-linear attention kernel; `reference` is the step without
 any kernel (minutes for the large shapes). Needs only torch, triton, numpy and safetensors.
 """
 
@@ -215,8 +215,7 @@ def measure(
     case: Case,
     ceilings: Ceilings,
     eight: float | None,
-    linears: Sequence[str],
-    references: bool,
+    ways: Sequence[str],
     trace: Path | None,
     say: Callable[[str], None],
     device: str = "cuda",
@@ -239,8 +238,8 @@ def measure(
     exact = copy.deepcopy(model).float() if float32_fits(model) else None
     if exact is None:
         say("  the float32 model does not fit beside this one: no error measured")
-    for way in (*WAYS, *linears, *(("reference",) if references else ())):
-        if way in linears:
+    for way in ways:
+        if way in DTYPES:
             model = None  # before the next one is made
             model = build(preset.transformer, preset.topk, device, dtype)
             quantize_linears(model, DTYPES[way])
@@ -248,7 +247,7 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
         once = way == "reference"
         with {**WAYS, "reference": without_kernels}.get(way, nullcontext)():
-            took = seconds(lambda m=model: inputs.step(m), repeats=1 if once else 5, warm=0 if once else 2)
+            took = seconds(lambda m=model: inputs.step(m), repeats=1 if once else 5, warm=0 if once else 1)
             peak = torch.cuda.max_memory_allocated() / 2**30
             shares = {name: floor / took for name, floor in floors.items()}
             parts = "  ".join(f"{share:5.1%} of {name}" for name, share in shares.items())
@@ -282,10 +281,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--preset", action="append", choices=list(CASES), help="may be given several times; default: all"
     )
-    parser.add_argument("--reference", action="store_true", help="also the step without any kernel, once")
     parser.add_argument(
-        "--linears", nargs="*", choices=DTYPES, help="in which 8 bits; by default fp8, or int8 where there is none"
-    )
+        "--ways", nargs="+", choices=[*WAYS, *DTYPES, "reference"],
+        help="by default torch, fast, and fp8 or where there is none int8",
+    )  # fmt: skip
     parser.add_argument("--trace", type=Path, help="write every kernel call of the last step, for chrome://tracing")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     asked = parser.parse_args(arguments)
@@ -298,9 +297,7 @@ def main(arguments: list[str]) -> int:
             print(text, flush=True)
 
     ceilings, eight = measure_ceilings(), eight_bit_rate()
-    linears = asked.linears
-    if linears is None:
-        linears = ["int8" if eight is None else "fp8"]
+    ways = asked.ways or [*WAYS, "int8" if eight is None else "fp8"]
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "bf16_tflops": ceilings.bf16 / 1e12,
         "fp8_tflops": None if eight is None else eight / 1e12, "copy_tb_per_s": ceilings.copy / 1e12, "cases": [],
@@ -309,7 +306,7 @@ def main(arguments: list[str]) -> int:
     say(f"{report['device']}, torch {torch.__version__}; measured {rates}, copy {ceilings.copy / 1e12:.2f} TB/s")
     for name in asked.preset or CASES:
         try:
-            found = measure(CASES[name], ceilings, eight, linears, asked.reference, asked.trace, say)
+            found = measure(CASES[name], ceilings, eight, ways, asked.trace, say)
             report["cases"].append(found)
         except torch.OutOfMemoryError as failure:
             say(f"  {name}: {str(failure).splitlines()[0]}")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def _of(p: Preset, pipeline: Pipeline, run: Path | None) -> list[Variant]:
 
 def _attending(pipeline: Pipeline, topk: float | None) -> Pipeline:
     pipeline.parts.transformer.topk = topk
-    return pipeline
+    return Pipeline(replace(pipeline.preset, topk=topk), pipeline.parts)  # a preset with one sets it at every step
 
 
 def shipped_stage(p: Preset) -> str:

@@ -2,13 +2,16 @@
 
 import random
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from kernels import switch
 from model.demo import captions, evaluate, probe, trials, variants, world
 from model.demo.tokenizer import KNOWN, VOCABULARY_SIZE, tokenize
+from model.events import RenderSpec
 from model.pipeline import Pipeline
 from model.wan.config import preset
 
@@ -128,6 +131,22 @@ def test_a_model_without_one_block_misses_the_gates() -> None:
     asked = trials.held_out_trials(3, seed=2)
     variant = variants.Variant(p.name, p, lambda: pipeline, 4, p.guidance, shipped=True)
     assert evaluate.failures([evaluate.judge(variant, asked, 3, False, None)])
+
+
+def test_the_dense_variant_attends_densely(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = Mock(side_effect=switch.sparse_linear_attention)
+    monkeypatch.setattr(switch, "sparse_linear_attention", sparse)
+    found = {v.name: v for v in variants.all_variants("cpu", None)}
+    trial = trials.held_out_trials(1)[0]
+    calls: list[int] = []
+    for name in ("demo-t2v dense", "demo-t2v", "demo-t2v dense"):
+        pipeline = found[name].pipeline()
+        p = pipeline.preset
+        spec = RenderSpec(trial.prompt, *p.size, p.frames, 1, trial.seed, p.guidance)
+        list(pipeline.denoise(pipeline.noise(spec), pipeline.text(spec), spec))
+        calls.append(sparse.call_count)
+    layers = found["demo-t2v"].preset.transformer.layers
+    assert calls == [0, layers, layers]
 
 
 def judged(name: str, right: list[bool | None], shipped: bool = False, **within: float) -> evaluate.Judged:
