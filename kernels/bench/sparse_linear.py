@@ -222,24 +222,15 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     q, k, v = inputs.q, inputs.k, inputs.v
     base = tuning.of_device_8bit(q.device, DIM)
     ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, base)
-    attends = [
-        tuning.Attend8(queries, keys, warps, depth, two, magic)
-        for queries, keys, warps, two, magic, depths in (
-            (128, 128, 8, True, True, (2, 3, 5)),
-            (128, 128, 8, True, False, (2, 3, 5)),
-            (128, 64, 8, True, True, (2, 3, 5)),
-            (128, 64, 8, True, False, (3,)),
-            (64, 128, 4, True, True, (2, 3, 5)),
-            (64, 128, 4, True, False, (3,)),
-            (64, 64, 4, True, True, (2, 3, 5)),
-            (64, 64, 4, True, False, (3,)),
-            (128, 64, 4, False, True, (2, 3)),
-            (128, 64, 8, False, True, (3,)),
-            (64, 64, 4, False, True, (3,)),
-        )
-        for depth in depths
+    attends: list[tuning.Attend8 | tuning.AttendHopper] = [
+        tuning.Attend8(64, 128, 4, 5),
+        tuning.Attend8(64, 128, 4, 2),
+        tuning.Attend8(64, 64, 4, 5),
+        tuning.Attend8(128, 128, 8, 5),
+        tuning.Attend8(128, 64, 4, 3, two_level=False),
     ]
-    attends.append(tuning.Attend8(128, 128, 8, 3, specialize=True))
+    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
+        attends += [tuning.AttendHopper(depth) for depth in (2, 3, 5)]
     surveys = [
         tuning.State(keys, warps, depth, split)
         for keys, warps, depth, split in (
@@ -256,12 +247,6 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
         ("8-bit operands", f"warps {w}", lambda w=w: operands.operands(q, k, v, ready.moments, tuning.Quantize(w)))
         for w in (4, 8, 16)
     ]
-    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
-        own = [tuning.AttendHopper(depth, 240, ahead) for depth in (2, 3, 4, 6) for ahead in (False, True)]
-        found += [
-            ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c))
-            for c in own
-        ]
     return found
 
 
