@@ -1,8 +1,8 @@
 """The 8-bit sparse pass written out for Hopper: one warp copies blocks ahead, two warp groups multiply in turns.
 
-The arithmetic is `sparse_8bit.attend_8bit`'s with `two_level` off. Here the groups never wait for each other, so that
-one's softmax runs beside the other's products and its own; queries stay in registers, blocks arrive by the tensor
-memory accelerator.
+The arithmetic is `sparse_8bit.attend_8bit`'s, but that the tensor cores add up the output: they keep some 14 bits of an
+e4m3 sum. Here the groups never wait for each other, so that one's softmax runs beside the other's products and its own;
+queries stay in registers, blocks arrive by the tensor memory accelerator.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
@@ -101,7 +101,9 @@ def weights_of(score, factor, peak):
 
 
 @gluon.jit
-def weigh(one, two, factor_one, factor_two, peak, total, rows_one, rows_two, TAIL: gl.constexpr, SCORE: gl.constexpr):
+def weigh(
+    one, two, factor_one, factor_two, peak, total, rows_one, rows_two, TAIL: gl.constexpr, SCORE: gl.constexpr
+):
     """(weights of both blocks, peak, total, shrink) after a pair's scores: see `sparse_8bit.fold_step`."""
     if TAIL:
         column = gl.arange(0, BLOCK, layout=gl.SliceLayout(0, SCORE))
@@ -208,9 +210,7 @@ def multiply_blocks(
         scale_two = gl.load(k_scale + next_two)
         next_one = gl.load(index + gl.minimum(2 * t + 4, keep - 1))
         next_two = gl.load(index + gl.minimum(2 * t + 5, keep - 1))
-        p, r, peak, total, shrink = weigh(
-            one, two, factor_one, factor_two, peak, total, BLOCK, BLOCK, False, SCORE
-        )
+        p, r, peak, total, shrink = weigh(one, two, factor_one, factor_two, peak, total, BLOCK, BLOCK, False, SCORE)
         out, p, r = warpgroup_mma_wait(0, [running, p, r])
         mbarrier.arrive(v_free.index(t % STAGES), count=1)
     out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
@@ -296,10 +296,11 @@ def sparse_attention_gluon(
     index: Tensor,
     bias: Tensor | None,
     config: AttendHopper,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """`sparse_8bit.sparse_attention_8bit` for compute capability 9.0 and 16-bit inputs."""
     b, length, h, d = q.shape
-    out = torch.empty((b, length, h, d), dtype=q.dtype, device=q.device)
+    out = torch.empty((b, length, h, d), dtype=dtype or q.dtype, device=q.device)
     k_layout = gl.NVMMASharedLayout(swizzle_byte_width=d, element_bitwidth=8, rank=2)
     v_layout = gl.NVMMASharedLayout(swizzle_byte_width=K_BLOCK, element_bitwidth=8, rank=2)
     s_layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)

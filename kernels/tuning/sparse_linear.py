@@ -41,18 +41,45 @@ class Config:
 class Attend8:
     """The sparse pass in 8 bits. A program takes `queries` rows (they divide 128), `keys` keys a step: 64 or 128.
 
-    two_level: a step's products are summed by themselves and added in float32, for Hopper's tensor cores keep some
-    14 bits of an e4m3 sum. magic: scores become floats by an integer addition instead of a conversion.
-    specialize: a warp of its own for the loads, where Triton can.
+    magic: scores become floats by an integer addition instead of a conversion; that is right only where a product
+    and a sum become one operation, as on every card.
     """
 
     queries: int
     keys: int
     warps: int
     stages: int
-    two_level: bool = True
     magic: bool = True
-    specialize: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The first reading of k and v: `keys` keys a step. split: keys that a program sums; 0 is `split_of`.
+
+    registers: of a thread, at most; 128 let two programs of 8 warps share a processor.
+    """
+
+    keys: int
+    warps: int
+    stages: int
+    registers: int | None = None
+    split: int = 0
+
+
+PROGRAMS = 264  # of a survey at once: two on each of an H100's processors
+
+
+def split_of(length: int, heads: int) -> int:
+    """How many keys a program surveys: so many that programs end together, a multiple of 64.
+
+    It fixes the order of a sum, so it follows from the shape alone: the same on every card. heads: of all batches.
+    """
+
+    def cost(parts: int) -> float:  # waves of programs, with what a program costs beside its keys, in keys
+        return -(-parts * heads // PROGRAMS) * (length / parts + 256)
+
+    parts = min(range(1, max(1, length // 1024) + 1), key=cost)
+    return max(1, -(-length // (parts * 64))) * 64
 
 
 @dataclass(frozen=True)
@@ -76,7 +103,7 @@ class Quantize:
 @dataclass(frozen=True)
 class Config8:
     attend: Attend8 | AttendHopper
-    state: State
+    survey: Survey
     quantize: Quantize
 
 
@@ -97,15 +124,17 @@ HALF: dict[tuple[int, int], Config] = {
 }
 # The same for 8-bit products. Below 8.9 there is no e4m3.
 EIGHT: dict[tuple[int, int], Config8] = {
-    (89, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
-    (89, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
-    (90, 64): Config8(Attend8(64, 128, 4, 5), State(64, 8, 3), Quantize(8)),  # by analogy: not measured
-    (90, 128): Config8(Attend8(64, 128, 4, 5), State(64, 8, 3), Quantize(8)),
-    (100, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 3), Quantize(8)),
-    (100, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 3), Quantize(8)),
-    (120, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
-    (120, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
+    (89, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
+    (89, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
+    (90, 64): Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3, 128), Quantize(8)),  # by analogy: not measured
+    (90, 128): Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3, 128), Quantize(8)),
+    (100, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
+    (100, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
+    (120, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
+    (120, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
 }
+# For Triton's interpreter, which runs the portable kernels only.
+INTERPRETED = Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3), Quantize(8))
 # Cards on which 8-bit products were measured to be faster: what a caller gets there who does not say.
 FASTER_IN_8_BITS = frozenset({90})
 # float32 is there to be checked against, not to be fast: one configuration that fits every card.
@@ -139,7 +168,7 @@ def find_8bit(capability: int, head_dim: int) -> Config8:
 
 def of_device_8bit(device: torch.device, head_dim: int) -> Config8:
     """`find_8bit` for a device; on a CPU, for Triton's interpreter."""
-    return find_8bit(90 if device.type != "cuda" else _capability(device), head_dim)
+    return INTERPRETED if device.type != "cuda" else find_8bit(_capability(device), head_dim)
 
 
 def has_8bit(device: torch.device) -> bool:

@@ -64,9 +64,7 @@ def test_it_multiplies_in_8_bits_from_registers(dim: int, tmp_path: Path, monkey
         (2600, 2, 128, 1, 0.5),
     ],
 )
-def test_it_is_the_portable_kernel(
-    length: int, heads: int, dim: int, batch: int, topk: float, stages: int
-) -> None:
+def test_it_is_the_portable_kernel(length: int, heads: int, dim: int, batch: int, topk: float, stages: int) -> None:
     generator = torch.Generator().manual_seed(length)
 
     def normal(*shape: int) -> torch.Tensor:
