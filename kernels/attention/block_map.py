@@ -84,13 +84,13 @@ def block_index(q: Tensor, k: Tensor, topk: float) -> Tensor:
 
 
 def index_of_means(pooled_q: Tensor, pooled_k: Tensor, blocks: int, topk: float) -> Tensor:
-    """The list from block means: pooled_q [b, h, q_blocks, d], pooled_k of smoothed keys [b, h, room_for(blocks), d]."""
+    """The list from block means: pooled_q [b, h, q_blocks, d], pooled_k (smoothed) [b, h, room_for(blocks), d]."""
     score = pooled_q @ pooled_k.transpose(2, 3)  # in the input's dtype, as the model was trained
     return best_blocks(score, blocks, topk)
 
 
 def room_for(blocks: int) -> int:
-    """How many scores a row of them has room for: so many that each row begins at 16 bytes, where loads are wide."""
+    """How many scores a row of them has room for, so that each row begins at 16 bytes."""
     return -(-blocks // ROOM.value) * ROOM.value
 
 

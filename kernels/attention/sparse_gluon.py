@@ -1,8 +1,8 @@
 """The 8-bit sparse pass written out for Hopper: one warp copies blocks ahead, two warp groups multiply in turns.
 
-The arithmetic is `sparse_8bit.attend_8bit`'s, but that the tensor cores add up the output: they keep some 14 bits of an
-e4m3 sum. Here the groups never wait for each other, so that one's softmax runs beside the other's products and its own;
-queries stay in registers, blocks arrive by the tensor memory accelerator.
+The arithmetic is `sparse_8bit.attend_8bit`'s, but that the tensor cores add up the output: they keep some 14 bits
+of an e4m3 sum. One group's softmax runs beside the other's products and its own; queries stay in registers, blocks
+arrive by the tensor memory accelerator.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
@@ -79,7 +79,7 @@ def in_fragments(p, LAYOUT: gl.constexpr):
 
 @gluon.jit
 def sum_in_threads(p):
-    """[GROUP, 4]: a row's columns summed by the thread that holds them, so that no step waits for its neighbours."""
+    """[GROUP, 4]: columns summed by the thread that holds them, so that no step waits for a row's other threads."""
     return gl.sum(gl.sum(p.reshape([GROUP, BLOCK // 8, 4, 2]), 3), 1)
 
 
@@ -148,8 +148,8 @@ def begin_output(out, p, r, values, v_ready, t, STAGES: gl.constexpr):
 @gluon.jit
 def multiply_blocks(
     q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-    q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
-    FIRST: gl.constexpr, BIAS: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
+    q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
+    FIRST: gl.constexpr, BIAS: gl.constexpr, TURNS: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
     """A warp group's GROUP rows of the output, from row FIRST of the tile."""
     SCORE: gl.constexpr = gl.NVMMADistributedLayout(
@@ -198,10 +198,15 @@ def multiply_blocks(
     next_one = gl.load(index + gl.minimum(2, keep - 1))
     next_two = gl.load(index + gl.minimum(3, keep - 1))
     # Beside the scores of a pair the output is rescaled; beside its softmax runs the output of the pair before.
+    ME: gl.constexpr = FIRST // GROUP
     for t in range(pairs):
+        if TURNS:  # the first group need not wait for its first turn
+            mbarrier.wait(turn.index(ME), (t + 1 + ME) & 1)
         one, two = begin_scores(query, keys, none, k_ready, t + 1, STAGES)
         out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
         running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, t, STAGES)
+        if TURNS:
+            mbarrier.arrive(turn.index(1 - ME), count=1)
         one, two = warpgroup_mma_wait(2, [one, two])
         mbarrier.arrive(k_free.index((t + 1) % STAGES), count=1)
         factor_one = row_scale * scale_one
@@ -245,7 +250,7 @@ def multiply_blocks(
 def attend_gluon(
     q, q_codes, q_scale, k, k_scale, v, v_scale, index, folded, norm, bias, o,
     length, heads, keep, q_batch, q_row, q_head,
-    BIAS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIM: gl.constexpr,
+    BIAS: gl.constexpr, TURNS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
     """128 rows of the output, as `sparse_8bit.attend_8bit`. k, v, folded: descriptors of two dimensions."""
     tile, bh = gl.program_id(0), gl.program_id(1)
@@ -260,24 +265,27 @@ def attend_gluon(
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     state_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(k_ready.index(i), count=1)
         mbarrier.init(v_ready.index(i), count=1)
         mbarrier.init(k_free.index(i), count=2)
         mbarrier.init(v_free.index(i), count=2)
     mbarrier.init(state_ready, count=1)
+    mbarrier.init(turn.index(0), count=1)
+    mbarrier.init(turn.index(1), count=1)
     fence_async_shared()
     gl.warp_specialize(
         [
             (multiply_blocks, (
                 q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
-                0, BIAS, STAGES, DIM,
+                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
+                0, BIAS, TURNS, STAGES, DIM,
             )),
             (multiply_blocks, (
                 q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
-                GROUP, BIAS, STAGES, DIM,
+                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
+                GROUP, BIAS, TURNS, STAGES, DIM,
             )),
             (copy_blocks, (
                 k, v, folded, index, bh, blocks, keep, keys, values, state, k_ready, v_ready, k_free, v_free,
@@ -322,6 +330,7 @@ def sparse_attention_gluon(
         index.shape[3],
         *q.stride()[:3],
         BIAS=bias is not None,
+        TURNS=config.turns,
         STAGES=config.stages,
         REGISTERS=config.registers,
         DIM=d,

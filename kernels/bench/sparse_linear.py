@@ -231,7 +231,7 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
         tuning.Attend8(128, 128, 8, 5),
     ]
     if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
-        attends += [tuning.AttendHopper(depth) for depth in (2, 3, 5)]
+        attends += [tuning.AttendHopper(depth, turns=turns) for depth in (2, 4, 5) for turns in (False, True)]
     surveys = [
         tuning.Survey(keys, warps, depth, registers, split)
         for keys, warps, depth, registers, split in (

@@ -86,11 +86,13 @@ def split_of(length: int, heads: int) -> int:
 class AttendHopper:
     """The sparse pass written out for compute capability 9.0, 128 queries a program and two blocks of keys a step.
 
-    stages: pairs of blocks in shared memory, at least 2. registers: of a multiplying thread.
+    stages: pairs of blocks in shared memory. registers: of a multiplying thread. turns: the two groups of warps
+    begin their products in turns, so that one's softmax falls beside the other's products.
     """
 
-    stages: int = 3
+    stages: int = 4
     registers: int = 240
+    turns: bool = False
 
 
 @dataclass(frozen=True)
