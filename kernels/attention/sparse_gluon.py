@@ -181,22 +181,22 @@ def multiply_blocks(
     k_scale += bh * blocks
     pairs = (keep - 1) // 2
     # The list ascends, so only its last block can be the tail: its pair goes first, and no other pays for a mask.
-    one, two = begin_scores(query, keys, none, k_ready, 0, STAGES)
     last = gl.load(index + keep - 1)
-    scale_one = gl.load(k_scale + gl.load(index + 2 * pairs))
-    scale_two = gl.load(k_scale + last)
-    one, two = warpgroup_mma_wait(0, [one, two])
-    mbarrier.arrive(k_free.index(0), count=1)
-    rows_one = gl.where(keep % 2 == 0, BLOCK, 0)  # the last block again where there is no other
-    p, r, peak, total, shrink = weigh(
-        one, two, row_scale * scale_one, row_scale * scale_two, peak, total, rows_one, length - last * BLOCK,
-        True, SCORE,
-    )  # fmt: skip
+    factor_one = row_scale * gl.load(k_scale + gl.load(index + 2 * pairs))
+    factor_two = row_scale * gl.load(k_scale + last)
     # Blocks and their scales are looked up two steps and one step ahead.
     scale_one = gl.load(k_scale + gl.load(index))
     scale_two = gl.load(k_scale + gl.load(index + gl.minimum(1, keep - 1)))
     next_one = gl.load(index + gl.minimum(2, keep - 1))
     next_two = gl.load(index + gl.minimum(3, keep - 1))
+    one, two = begin_scores(query, keys, none, k_ready, 0, STAGES)
+    one, two = warpgroup_mma_wait(0, [one, two])
+    mbarrier.arrive(k_free.index(0), count=1)
+    rows_one = gl.where(keep % 2 == 0, BLOCK, 0)  # the last block again where there is no other
+    p, r, peak, total, shrink = weigh(
+        one, two, factor_one, factor_two, peak, total, rows_one, length - last * BLOCK,
+        True, SCORE,
+    )  # fmt: skip
     # Beside the scores of a pair the output is rescaled; beside its softmax runs the output of the pair before.
     ME: gl.constexpr = FIRST // GROUP
     for t in range(pairs):
@@ -218,13 +218,7 @@ def multiply_blocks(
         p, r, peak, total, shrink = weigh(one, two, factor_one, factor_two, peak, total, BLOCK, BLOCK, False, SCORE)
         out, p, r = warpgroup_mma_wait(0, [running, p, r])
         mbarrier.arrive(v_free.index(t % STAGES), count=1)
-    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
-    running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, pairs, STAGES)
-    out = warpgroup_mma_wait(0, [running])
-
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, OUT))
-    out = out * gl.convert_layout(1.0 / gl.sum(total, 1), gl.SliceLayout(1, OUT))[:, None]
-    out = out * gl.load(v_scale + bh * DIM + channel)[None, :]
+    # Beside the last product: phi(q).
     row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, WIDE))
     channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
     inside = (row < length - start)[:, None]
@@ -232,14 +226,21 @@ def multiply_blocks(
     head = bh % heads
     base = q + batch * q_batch + head * q_head + start.to(gl.int64) * q_row
     wide = gl.load(base + row[:, None] * q_row + channel[None, :], mask=inside, other=0.0).to(gl.float32)
-    e = gl.exp2((wide - gl.max(wide, 1)[:, None]) * LOG2E)
     weight = gl.load(norm + bh * DIM + channel)
+    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
+    running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, pairs, STAGES)
+    e = gl.exp2((wide - gl.max(wide, 1)[:, None]) * LOG2E)
     share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
     phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI)
+    out = warpgroup_mma_wait(0, [running])
+    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, OUT))
+    out = out * gl.convert_layout(1.0 / gl.sum(total, 1), gl.SliceLayout(1, OUT))[:, None]
+    out = out * gl.load(v_scale + bh * DIM + channel)[None, :]
     mbarrier.wait(state_ready, 0)
     out = warpgroup_mma(phi, state, gl.convert_layout(out, LINEAR), is_async=True)
     out = warpgroup_mma_wait(0, [out])
     out = gl.convert_layout(out, WIDE)
+    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
     if BIAS:
         out += gl.load(bias + channel).to(gl.float32)[None, :]
     at = o + ((batch * length + start) * heads + head) * DIM

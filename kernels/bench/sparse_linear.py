@@ -224,14 +224,12 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     q, k, v = inputs.q, inputs.k, inputs.v
     base = tuning.of_device_8bit(q.device, DIM)
     ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, base)
-    attends: list[tuning.Attend8 | tuning.AttendHopper] = [
+    attends = [
         tuning.Attend8(64, 128, 4, 5),
         tuning.Attend8(64, 128, 4, 2),
         tuning.Attend8(64, 64, 4, 5),
         tuning.Attend8(128, 128, 8, 5),
     ]
-    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
-        attends += [tuning.AttendHopper(depth, turns=turns) for depth in (2, 4, 5) for turns in (False, True)]
     surveys = [
         tuning.Survey(keys, warps, depth, registers, split)
         for keys, warps, depth, registers, split in (
@@ -243,20 +241,31 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
         ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c))
         for c in attends
     ]
-    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
-        bias = inputs.bias.contiguous()
-
-        def module() -> Tensor:
-            made = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, base)
-            return sparse_linear.attend_8bit(q, made, bias, tuning.AttendHopper())
-
-        found.append(("8-bit module", "with " + label_of(tuning.AttendHopper()), module))
     found += [("8-bit moments", label_of(c), lambda c=c: operands.moments(k, v, inputs.weight, c)) for c in surveys]
     found += [
         ("8-bit operands", f"warps {w}", lambda w=w: operands.operands(q, k, v, ready.moments, tuning.Quantize(w)))
         for w in (4, 8)
     ]
+    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
+        found += _variants_hopper(inputs, base, ready)
     return found
+
+
+def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.Prepared) -> list[Variant]:
+    q = inputs.q
+    own = [tuning.AttendHopper(depth, turns=turns) for depth in (2, 4, 5) for turns in (False, True)]
+    found: list[Variant] = [
+        ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c)) for c in own
+    ]
+
+    def module(config: tuning.AttendHopper) -> Tensor:
+        made = sparse_linear.prepare_8bit(q, inputs.k, inputs.v, inputs.weight, TOPK, base)
+        return sparse_linear.attend_8bit(q, made, inputs.bias, config)
+
+    return found + [
+        ("8-bit module", label_of(c), lambda c=c: module(c))
+        for c in (tuning.AttendHopper(), tuning.AttendHopper(turns=True))
+    ]
 
 
 def check(inputs: Inputs) -> dict[str, Any]:
