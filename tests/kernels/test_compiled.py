@@ -158,3 +158,16 @@ def test_every_configuration_divides_the_blocks() -> None:
         assert 64 % config.attend.keys == 0
         assert config.state.split % config.state.keys == 0
     assert {c for c, _ in tuning.HALF} == set(SHARED)
+
+
+@pytest.mark.parametrize(
+    ("length", "heads"), [(1, 1), (64, 3), (2100, 1), (32_760, 12), (75_600, 40), (75_600, 80)]
+)
+def test_a_surveys_parts_cover_the_keys_and_end_together(length: int, heads: int) -> None:
+    split = tuning.split_of(length, heads)
+    parts = -(-length // split)
+    assert split % 64 == 0
+    assert split * (parts - 1) < length
+    if heads >= 12:
+        waves = -(-parts * heads // tuning.PROGRAMS)
+        assert parts * heads / (waves * tuning.PROGRAMS) > 0.95
