@@ -12,14 +12,16 @@ from torch import Tensor
 
 from kernels.reference import K_BLOCK, Q_BLOCK
 
+ROOM = tl.constexpr(8)
+
 
 # Lengths and counts are not specialised: a new size must not cost a compilation in the middle of a render.
-@triton.jit(do_not_specialize=["length", "heads"])
+@triton.jit(do_not_specialize=["length", "heads", "room"])
 def pool_blocks(
-    x, mean, out, length, heads, x_batch, x_row, x_head,
+    x, mean, out, length, heads, room, x_batch, x_row, x_head,
     SMOOTH: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """One block's mean over its real rows. x [b, L, h, d] by strides; mean [b, h, d]; out [b, h, blocks, d]."""
+    """One block's mean over its real rows. x [b, L, h, d] by strides; mean [b, h, d]; out [b, h, room, d]."""
     block, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start = block.to(tl.int64) * BLOCK
     row, channel = tl.arange(0, BLOCK), tl.arange(0, DIM)
@@ -32,38 +34,43 @@ def pool_blocks(
         smooth = (tile.to(tl.float32) - centre.to(tl.float32)[None, :]).to(tile.dtype)
         tile = tl.where(row[:, None] < rows, smooth, 0.0)
     total = tl.sum(tile.to(tl.float32), axis=0)
-    at = (bh * tl.num_programs(0) + block) * DIM + channel
+    at = (bh * room + block) * DIM + channel
     tl.store(out + at, (total / rows).to(out.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["blocks", "keep"])
-def keep_best(score, index, blocks, keep, WIDTH: tl.constexpr, BITS: tl.constexpr):
+@triton.jit(do_not_specialize=["blocks", "stride", "keep"])
+def keep_best(score, index, blocks, stride, keep, WIDTH: tl.constexpr, BITS: tl.constexpr):
     """Columns of the `keep` best scores of a row, ascending; of equal scores the first win.
 
-    score [rows, blocks]; index [rows, keep] int32. WIDTH: a power of two >= blocks. BITS: how many of a float32's
-    upper bits a score fills, 16 for bfloat16.
+    score: rows of `blocks`, every `stride` (a multiple of ROOM); index [rows, keep] int32. WIDTH: a power of two
+    >= blocks. BITS: how many of a float32's upper bits a score fills, 16 for bfloat16.
     """
     line = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
     real = column < blocks
-    s = tl.load(score + line * blocks + column, mask=real, other=0.0).to(tl.float32)
+    stride = tl.multiple_of(stride, ROOM)  # whole words are read: what is behind the blocks is masked below
+    s = tl.load(score + line * stride + column, mask=column < stride, other=0.0).to(tl.float32)
     s = tl.where(s == 0.0, 0.0, s)  # -0 is 0
     # Floats as unsigned integers of the same order; then the keep-th best is found bit by bit.
     bits = s.to(tl.int32, bitcast=True)
     order = (bits ^ ((bits >> 31) | -2147483648)).to(tl.uint32, bitcast=True) >> (32 - BITS)
+    order = tl.where(real, order, 0)  # below every number
     threshold = tl.zeros((), tl.uint32)
     bit = tl.full((), 2 ** (BITS - 1), tl.uint32)
     for _ in range(BITS):
         higher = threshold | bit
-        reaches = tl.sum((real & (order >= higher)).to(tl.int32), axis=0)
+        reaches = tl.sum((order >= higher).to(tl.int32), axis=0)
         threshold = tl.where(reaches >= keep, higher, threshold)
         bit = bit >> 1
-    above = real & (order > threshold)
+    above = order > threshold
     level = real & (order == threshold)
     room = keep - tl.sum(above.to(tl.int32), axis=0)
-    kept = above | (level & (tl.cumsum(level.to(tl.int32), axis=0) <= room))
-    place = tl.cumsum(kept.to(tl.int32), axis=0) - 1
-    tl.store(index + line * keep + place, column, mask=kept)
+    # One scan counts both: those above in the upper half of a word, those level in the lower one.
+    one = tl.where(above, 65536, tl.where(level, 1, 0))
+    before = tl.cumsum(one, axis=0) - one
+    level_before = before & 0xFFFF
+    place = (before >> 16) + tl.minimum(level_before, room)
+    tl.store(index + line * keep + place, column, mask=above | (level & (level_before < room)))
 
 
 def block_index(q: Tensor, k: Tensor, topk: float) -> Tensor:
@@ -72,19 +79,24 @@ def block_index(q: Tensor, k: Tensor, topk: float) -> Tensor:
     q, k: [b, L, h, d] after RoPE, last stride 1. Returns int32 [b, h, q_blocks, kept], ascending.
     Source: SLA (Zhang et al. 2025), section 4.
     """
-    pooled_q = pooled(q, None, Q_BLOCK)
-    return index_of_means(pooled_q, pooled(k, k.mean(dim=1), K_BLOCK), topk)
+    pooled_q, pooled_k = pooled(q, None, Q_BLOCK), pooled(k, k.mean(dim=1), K_BLOCK)
+    return index_of_means(pooled_q, pooled_k, -(-k.shape[1] // K_BLOCK), topk)
 
 
-def index_of_means(pooled_q: Tensor, pooled_k: Tensor, topk: float) -> Tensor:
-    """The list from block means: pooled_q [b, h, q_blocks, d], pooled_k of smoothed keys [b, h, k_blocks, d]."""
+def index_of_means(pooled_q: Tensor, pooled_k: Tensor, blocks: int, topk: float) -> Tensor:
+    """The list from block means: pooled_q [b, h, q_blocks, d], pooled_k (smoothed) [b, h, room_for(blocks), d]."""
     score = pooled_q @ pooled_k.transpose(2, 3)  # in the input's dtype, as the model was trained
-    return best_blocks(score, topk)
+    return best_blocks(score, blocks, topk)
 
 
-def best_blocks(score: Tensor, topk: float, warps: int | None = None) -> Tensor:
-    """score [b, h, q_blocks, k_blocks], contiguous -> int32 [b, h, q_blocks, kept], ascending."""
-    b, h, lines, blocks = score.shape
+def room_for(blocks: int) -> int:
+    """How many scores a row of them has room for, so that each row begins at 16 bytes."""
+    return -(-blocks // ROOM.value) * ROOM.value
+
+
+def best_blocks(score: Tensor, blocks: int, topk: float, warps: int | None = None) -> Tensor:
+    """score [b, h, q_blocks, room_for(blocks)], contiguous -> int32 [b, h, q_blocks, kept], ascending."""
+    b, h, lines, room = score.shape
     keep = min(blocks, max(1, int(topk * blocks)))
     index = torch.empty((b, h, lines, keep), dtype=torch.int32, device=score.device)
     width = triton.next_power_of_2(blocks)
@@ -92,6 +104,7 @@ def best_blocks(score: Tensor, topk: float, warps: int | None = None) -> Tensor:
         score,
         index,
         blocks,
+        room,
         keep,
         WIDTH=width,
         BITS=16 if score.dtype == torch.bfloat16 else 32,
@@ -101,15 +114,18 @@ def best_blocks(score: Tensor, topk: float, warps: int | None = None) -> Tensor:
 
 
 def pooled(x: Tensor, mean: Tensor | None, block: int) -> Tensor:
+    """The means of x's blocks [b, h, blocks, d]; of keys (they have a mean) with room behind them, not filled."""
     b, length, h, d = x.shape
     blocks = -(-length // block)
-    out = torch.empty((b, h, blocks, d), dtype=x.dtype, device=x.device)
+    room = blocks if mean is None else room_for(blocks)
+    out = torch.empty((b, h, room, d), dtype=x.dtype, device=x.device)
     pool_blocks[(blocks, b * h)](
         x,
         x if mean is None else mean.contiguous(),
         out,
         length,
         h,
+        room,
         *x.stride()[:3],
         SMOOTH=mean is not None,
         BLOCK=block,

@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.attention.block_map import room_for
 from kernels.quantized import FP8, FP8_MAX
 from kernels.reference import K_BLOCK, Q_BLOCK
-from kernels.tuning.sparse_linear import Quantize, State
+from kernels.tuning.sparse_linear import Quantize, Survey, split_of
 
 LOG2E = tl.constexpr(math.log2(math.e))
 INT8_MAX = tl.constexpr(127.0)
@@ -50,7 +51,7 @@ class Operands:
     q: int8 [b, h, L', d], times q_scale (float32 [b, h, L'], a row's) is q log2(e) / sqrt(d). k: int8
     [b, h, L', d], times k_scale (float32 [b, h, L' / 64], a block's) is k less its mean. v: e4m3
     [b, h, L' / 64, d, 64], times `Moments.v_scale` is v, a block's keys in the order of `key_at`. Scales have 8-bit
-    mantissas: the sparse pass relies on it. pooled_q, pooled_k: as in `kernels.attention.block_map`.
+    mantissas: the sparse pass relies on it. pooled_q, pooled_k: as `kernels.attention.block_map.pooled` has them.
     """
 
     q: Tensor
@@ -62,21 +63,21 @@ class Operands:
     pooled_k: Tensor
 
 
-@triton.jit(do_not_specialize=["length", "heads"])
+@triton.jit(do_not_specialize=["length", "heads", "split"])
 def survey_keys(
-    k, v, state, norm, k_sum, v_peak, length, heads, k_batch, k_row, k_head, v_batch, v_row, v_head,
-    PRECISION: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
+    k, v, state, norm, k_sum, v_peak, length, heads, split, k_batch, k_row, k_head, v_batch, v_row, v_head,
+    PRECISION: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """phi(k)^T v, the sums of phi(k) and of k, the largest |v|, over SPLIT keys; phi = softmax over channels.
+    """phi(k)^T v, the sums of phi(k) and of k, the largest |v|, over `split` keys; phi = softmax over channels.
 
     k, v [b, L, h, d] by strides; state [b * h, splits, d, d], the others [b * h, splits, d], float32.
     """
     part, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, DIM)
-    first = part.to(tl.int64) * SPLIT
+    first = part.to(tl.int64) * split
     k += (bh // heads) * k_batch + (bh % heads) * k_head + first * k_row
     v += (bh // heads) * v_batch + (bh % heads) * v_head + first * v_row
-    rows = tl.minimum(length - first, SPLIT).to(tl.int32)
+    rows = tl.minimum(length - first, split).to(tl.int32)
     products = tl.zeros((DIM, DIM), tl.float32)
     # Sums stay apart by APART rows until the end: a reduction across warps in each step would cost more.
     phis = tl.zeros((APART, DIM), tl.float32)
@@ -112,7 +113,7 @@ def fold_parts(
     phis = tl.zeros((CHUNK,), tl.float32)
     keys = tl.zeros((CHUNK,), tl.float32)
     peak = tl.zeros((CHUNK,), tl.float32)
-    for part in range(parts):
+    for part in tl.range(0, parts, loop_unroll_factor=4):  # their loads at once, their sums in order
         at = (bh * parts + part) * DIM
         total += tl.load(state + (at + row)[:, None] * DIM + channel[None, :])
         phis += tl.load(norm + at + row)
@@ -158,122 +159,173 @@ def key_at(place):
     return (place // 16) * 16 + (place // 2) % 2 * 8 + (place // 4) % 4 * 2 + place % 2
 
 
-@triton.jit(do_not_specialize=["length", "heads", "fold"])
+@triton.jit
+def quantize_queries(
+    q, codes, scales, pooled, start, bh, left, fold, q_row, Q_BLOCK: tl.constexpr, DIM: tl.constexpr
+):
+    row, channel = tl.arange(0, Q_BLOCK), tl.arange(0, DIM)
+    query = tl.load(q + row[:, None] * q_row + channel[None, :], mask=row[:, None] < left, other=0.0).to(tl.float32)
+    mean = (tl.sum(query, 0) / left).to(pooled.dtype.element_ty)
+    tl.store(pooled + (bh * tl.num_programs(0) + tl.program_id(0)) * DIM + channel, mean)
+    query *= fold
+    scale = round_up(tl.maximum(tl.max(tl.abs(query), 1), SMALLEST) / INT8_MAX)
+    at = start + row
+    tl.store(scales + at, scale)
+    tl.store(codes + at[:, None] * DIM + channel[None, :], int8_codes(query, (1.0 / scale)[:, None]))
+
+
+@triton.jit
+def quantize_keys(
+    k, mean, codes, scales, pooled, start, bh, blocks, pooled_rows, left, k_row,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    PARTS: tl.constexpr = Q_BLOCK // K_BLOCK
+    row, channel, part = tl.arange(0, Q_BLOCK), tl.arange(0, DIM), tl.arange(0, PARTS)
+    real = row[:, None] < left
+    key = tl.load(k + row[:, None] * k_row + channel[None, :], mask=real, other=0.0)
+    centre = tl.load(mean + bh * DIM + channel).to(tl.float32)
+    # The reference stores k - mean in the input's dtype; so must we, or other blocks win.
+    smooth = (key.to(tl.float32) - centre[None, :]).to(key.dtype).to(tl.float32)
+    smooth = tl.where(real, smooth, 0.0).reshape(PARTS, K_BLOCK, DIM)
+    rows = tl.maximum(tl.minimum(left - part * K_BLOCK, K_BLOCK), 1)
+    means = (tl.sum(smooth, 1) / rows[:, None]).to(pooled.dtype.element_ty)
+    block = tl.program_id(0) * PARTS + part
+    at = (bh * pooled_rows + block)[:, None] * DIM + channel[None, :]
+    tl.store(pooled + at, means, mask=(block < blocks)[:, None] & (channel < DIM)[None, :])
+    scale = round_up(tl.maximum(tl.max(tl.max(tl.abs(smooth), 2), 1), SMALLEST) / INT8_MAX)
+    tl.store(scales + start // K_BLOCK + part, scale)
+    at = start + row
+    byte = int8_codes(smooth, (1.0 / scale)[:, None, None]).reshape(Q_BLOCK, DIM)
+    tl.store(codes + at[:, None] * DIM + channel[None, :], byte)
+
+
+@triton.jit
+def quantize_values(
+    v, v_scale, codes, start, bh, left, v_row,
+    STAND_IN: tl.constexpr, Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    channel, word = tl.arange(0, DIM), tl.arange(0, Q_BLOCK // 4)
+    inverse = 1.0 / tl.load(v_scale + bh * DIM + channel)
+    # Four keys make a word, so that what is transposed is words and not bytes.
+    four = tl.zeros((Q_BLOCK // 4, DIM), tl.int32)
+    for byte in tl.static_range(4):
+        line = key_at(word * 4 + byte)
+        value = tl.load(v + line[:, None] * v_row + channel[None, :], mask=line[:, None] < left, other=0.0)
+        code = e4m3(value.to(tl.float32) * inverse[None, :], STAND_IN).to(tl.uint8, bitcast=True)
+        four |= code.to(tl.int32) << (8 * byte)
+    WORDS: tl.constexpr = K_BLOCK // 4  # of a channel of a block
+    at = start * (DIM // 4) + (word // WORDS * (WORDS * DIM) + word % WORDS)[None, :] + channel[:, None] * WORDS
+    tl.store(codes + at, tl.trans(four))
+
+
+@triton.jit(do_not_specialize=["length", "heads", "fold", "pooled_rows"])
 def quantize_blocks(
-    q, k, v, mean, v_scale, q_codes, q_scale, k_codes, k_scale, v_codes, pooled_q, pooled_k, length, heads, fold,
+    q, k, v, mean, v_scale, q_codes, q_scale, k_codes, k_scale, v_codes, pooled_q, pooled_k,
+    length, heads, fold, pooled_rows,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
     STAND_IN: tl.constexpr, Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries and the key blocks beside it: codes, scales and means, as `Operands` has them.
+    """128 rows of q, of k or of v (the grid's third number): codes, scales and means, as `Operands` has them.
 
-    q, k, v [b, L, h, d] by strides; v_codes as int32. fold: log2(e) / sqrt(d).
+    q, k, v [b, L, h, d] by strides; v_codes as int32. fold: log2(e) / sqrt(d). pooled_rows: of pooled_k.
     """
-    tile, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    tile, bh, kind = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     batch, head = bh // heads, bh % heads
-    start = tile.to(tl.int64) * Q_BLOCK
-    channel = tl.arange(0, DIM)
-    padded = tl.num_programs(0).to(tl.int64) * Q_BLOCK
-    left = tl.minimum(length - start, Q_BLOCK).to(tl.int32)
-
-    q += batch * q_batch + head * q_head + start * q_row
-    row = tl.arange(0, Q_BLOCK)
-    query = tl.load(q + row[:, None] * q_row + channel[None, :], mask=row[:, None] < left, other=0.0).to(tl.float32)
-    tl.store(
-        pooled_q + (bh * tl.num_programs(0) + tile) * DIM + channel,
-        (tl.sum(query, 0) / left).to(pooled_q.dtype.element_ty),
-    )
-    query *= fold
-    scale = round_up(tl.maximum(tl.max(tl.abs(query), 1), SMALLEST) / INT8_MAX)
-    at = bh * padded + start + row
-    tl.store(q_scale + at, scale)
-    tl.store(q_codes + at[:, None] * DIM + channel[None, :], int8_codes(query, (1.0 / scale)[:, None]))
-
-    k += batch * k_batch + head * k_head + start * k_row
-    v += batch * v_batch + head * v_head + start * v_row
-    row = tl.arange(0, K_BLOCK)
-    centre = tl.load(mean + bh * DIM + channel).to(tl.float32)
-    v_inverse = 1.0 / tl.load(v_scale + bh * DIM + channel)
-    blocks = tl.cdiv(length, K_BLOCK)
-    for part in tl.static_range(Q_BLOCK // K_BLOCK):
-        first = part * K_BLOCK
-        block = start // K_BLOCK + part
-        real = (first + row)[:, None] < left
-        key = tl.load(k + (first + row)[:, None] * k_row + channel[None, :], mask=real, other=0.0)
-        # The reference stores k - mean in the input's dtype; so must we, or other blocks win.
-        smooth = (key.to(tl.float32) - centre[None, :]).to(key.dtype).to(tl.float32)
-        smooth = tl.where(real, smooth, 0.0)
-        rows = tl.maximum(tl.minimum(left - first, K_BLOCK), 1)
-        pooled = (tl.sum(smooth, 0) / rows).to(pooled_k.dtype.element_ty)
-        tl.store(pooled_k + (bh * blocks + block) * DIM + channel, pooled, mask=(block < blocks) & (channel < DIM))
-        scale = round_up(tl.maximum(tl.max(tl.max(tl.abs(smooth), 1), 0), SMALLEST) / INT8_MAX)
-        tl.store(k_scale + bh * (padded // K_BLOCK) + block, scale)
-        at = bh * padded + start + first + row
-        tl.store(k_codes + at[:, None] * DIM + channel[None, :], int8_codes(smooth, 1.0 / scale))
-        # Four keys make a word, so that what is transposed is words and not bytes.
-        four = tl.zeros((K_BLOCK // 4, DIM), tl.int32)
-        for byte in tl.static_range(4):
-            line = first + key_at(tl.arange(0, K_BLOCK // 4) * 4 + byte)
-            real = line[:, None] < left
-            value = tl.load(v + line[:, None] * v_row + channel[None, :], mask=real, other=0.0).to(tl.float32)
-            codes = e4m3(value * v_inverse[None, :], STAND_IN).to(tl.uint8, bitcast=True)
-            four |= codes.to(tl.int32) << (8 * byte)
-        at = (bh * (padded // K_BLOCK) + block) * (DIM * K_BLOCK // 4)
-        word = tl.arange(0, K_BLOCK // 4)
-        tl.store(v_codes + at + channel[:, None] * (K_BLOCK // 4) + word[None, :], tl.trans(four))
+    first = tile * Q_BLOCK
+    left = tl.minimum(length - first, Q_BLOCK).to(tl.int32)
+    start = bh * tl.num_programs(0) * Q_BLOCK + first
+    if kind == 0:
+        q += batch * q_batch + head * q_head + first * q_row
+        quantize_queries(q, q_codes, q_scale, pooled_q, start, bh, left, fold, q_row, Q_BLOCK, DIM)
+    elif kind == 1:
+        k += batch * k_batch + head * k_head + first * k_row
+        quantize_keys(
+            k, mean, k_codes, k_scale, pooled_k, start, bh, tl.cdiv(length, K_BLOCK), pooled_rows, left, k_row,
+            Q_BLOCK, K_BLOCK, DIM,
+        )  # fmt: skip
+    else:
+        v += batch * v_batch + head * v_head + first * v_row
+        quantize_values(v, v_scale, v_codes, start, bh, left, v_row, STAND_IN, Q_BLOCK, K_BLOCK, DIM)
 
 
-def moments(k: Tensor, v: Tensor, proj_weight: Tensor, config: State) -> Moments:
-    """The sums over all keys that the sparse pass needs, by parts of `config.split` keys in their order.
+@dataclass(frozen=True)
+class Parts:
+    """What `survey` sums, a part of the keys at a time: float32 [b * h, parts, d] and, the state, [.., d, d]."""
 
-    k, v: [b, L, h, d], last stride 1; proj_weight [d, d]. The same inputs give the same bits.
-    """
+    state: Tensor
+    norm: Tensor
+    k_sum: Tensor
+    v_peak: Tensor
+
+
+def survey(k: Tensor, v: Tensor, config: Survey) -> Parts:
+    """The sums over k and v [b, L, h, d], last stride 1, by parts of `tuning.split_of` keys."""
     b, length, h, d = k.shape
-    parts = -(-length // config.split)
-    precision = "tf32x3" if k.dtype == torch.float32 else "tf32"
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=k.device)
-
-    state = empty(b * h, parts, d, d)
-    norm, k_sum, v_peak = (empty(b * h, parts, d) for _ in range(3))
+    split = config.split or split_of(length, b * h)
+    parts = -(-length // split)
+    state = torch.empty((b * h, parts, d, d), dtype=torch.float32, device=k.device)
+    found = Parts(state, *(torch.empty((b * h, parts, d), dtype=torch.float32, device=k.device) for _ in range(3)))
     survey_keys[(parts, b * h)](
         k,
         v,
-        state,
-        norm,
-        k_sum,
-        v_peak,
+        found.state,
+        found.norm,
+        found.k_sum,
+        found.v_peak,
         length,
         h,
+        split,
         *k.stride()[:3],
         *v.stride()[:3],
-        PRECISION=precision,
-        SPLIT=config.split,
+        PRECISION=_precision(k.dtype),
         KEYS=config.keys,
         STAGES=config.stages,
         DIM=d,
         num_warps=config.warps,
+        maxnreg=config.registers,
     )
-    folded = torch.float32 if k.dtype == torch.float32 else torch.bfloat16
-    out = Moments(empty(b, h, d, d, dtype=folded), empty(b, h, d), empty(b, h, d, dtype=k.dtype), empty(b, h, d))
+    return found
+
+
+def fold(parts: Parts, like: Tensor, proj_weight: Tensor) -> Moments:
+    """The parts summed in their order, the state times proj_l's weight. like: k, for its shape and dtype."""
+    b, length, h, d = like.shape
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty((b, h, *shape), dtype=dtype, device=like.device)
+
+    folded = torch.float32 if like.dtype == torch.float32 else torch.bfloat16
+    out = Moments(empty(d, d, dtype=folded), empty(d), empty(d, dtype=like.dtype), empty(d))
     fold_parts[(d // CHUNK.value, b * h)](
-        state,
-        norm,
-        k_sum,
-        v_peak,
+        parts.state,
+        parts.norm,
+        parts.k_sum,
+        parts.v_peak,
         proj_weight.contiguous(),
         out.folded,
         out.norm,
         out.mean,
         out.v_scale,
         length,
-        parts,
-        PRECISION=precision,
+        parts.norm.shape[1],
+        PRECISION=_precision(like.dtype),
         FP8_MAX=FP8_MAX,
         DIM=d,
         num_warps=4,
     )
     return out
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+def moments(k: Tensor, v: Tensor, proj_weight: Tensor, config: Survey) -> Moments:
+    """The sums over all keys that the sparse pass needs: the same inputs give the same bits.
+
+    k, v: [b, L, h, d], last stride 1; proj_weight [d, d].
+    """
+    return fold(survey(k, v, config), k, proj_weight)
 
 
 def operands(q: Tensor, k: Tensor, v: Tensor, sums: Moments, config: Quantize) -> Operands:
@@ -292,9 +344,9 @@ def operands(q: Tensor, k: Tensor, v: Tensor, sums: Moments, config: Quantize) -
         k_scale=empty(padded // K_BLOCK, dtype=torch.float32),
         v=empty(padded // K_BLOCK, d, K_BLOCK, dtype=FP8),
         pooled_q=empty(blocks, d, dtype=q.dtype),
-        pooled_k=empty(-(-length // K_BLOCK), d, dtype=k.dtype),
+        pooled_k=empty(room_for(-(-length // K_BLOCK)), d, dtype=k.dtype),
     )
-    quantize_blocks[(blocks, b * h)](
+    quantize_blocks[(blocks, b * h, 3)](
         q,
         k,
         v,
@@ -310,6 +362,7 @@ def operands(q: Tensor, k: Tensor, v: Tensor, sums: Moments, config: Quantize) -
         length,
         h,
         LOG2E.value / math.sqrt(d),
+        out.pooled_k.shape[2],
         *q.stride()[:3],
         *k.stride()[:3],
         *v.stride()[:3],

@@ -53,7 +53,7 @@ def in_fragments(p, ROWS: tl.constexpr, KEYS: tl.constexpr):
 @triton.jit
 def fold_step(
     out, peak, total, query, row_scale, key, value, scale, real,
-    TAIL: tl.constexpr, TWO_LEVEL: tl.constexpr, MAGIC: tl.constexpr, STAND_IN: tl.constexpr,
+    TAIL: tl.constexpr, MAGIC: tl.constexpr, STAND_IN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, K_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax. peak is in units of log2 and whole, so that every rescaling is exact."""
@@ -87,10 +87,8 @@ def fold_step(
     codes = in_fragments(e4m3(p, STAND_IN), ROWS, KEYS)
     if STAND_IN:
         out = out * shrink[:, None] + tl.dot(codes.to(tl.float32), tl.trans(value).to(tl.float32))
-    elif TWO_LEVEL:
-        out = out * shrink[:, None] + tl.dot(codes, tl.trans(value))
     else:
-        out = tl.dot(codes, tl.trans(value), out * shrink[:, None])
+        out = out * shrink[:, None] + tl.dot(codes, tl.trans(value))
     return out, higher, total
 
 
@@ -99,9 +97,8 @@ def fold_step(
 def attend_8bit(
     q, q_codes, q_scale, k_codes, k_scale, v_codes, v_scale, index, folded, norm, bias, o,
     length, heads, keep, q_batch, q_row, q_head,
-    BIAS: tl.constexpr, Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, TWO_LEVEL: tl.constexpr, MAGIC: tl.constexpr,
-    STAND_IN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, SPECIAL: tl.constexpr,
-    DIM: tl.constexpr,
+    BIAS: tl.constexpr, Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, MAGIC: tl.constexpr,
+    STAND_IN: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """QUERIES rows of the output: online softmax over the kept key blocks, then the linear branch added.
 
@@ -128,13 +125,13 @@ def attend_8bit(
     SPAN: tl.constexpr = KEYS // K_BLOCK
     # The list ascends, so only its last block can be the sequence's tail: no other step pays for a mask.
     full = (keep - 1) // SPAN
-    for i in tl.range(0, full, num_stages=STAGES, warp_specialize=SPECIAL):
+    for i in tl.range(0, full, num_stages=STAGES):
         first = tl.load(index + i * SPAN)
         second = tl.load(index + i * SPAN + SPAN - 1)
         key, value, scale = load_step(k_codes, v_codes, k_scale, first, second, KEYS, K_BLOCK, DIM)
         out, peak, total = fold_step(
             out, peak, total, query, row_scale, key, value, scale, row,
-            False, TWO_LEVEL, MAGIC, STAND_IN, QUERIES, KEYS, K_BLOCK,
+            False, MAGIC, STAND_IN, QUERIES, KEYS, K_BLOCK,
         )  # fmt: skip
     last = tl.load(index + keep - 1)
     first = tl.load(index + full * SPAN)  # the last one again where no other is left
@@ -144,7 +141,7 @@ def attend_8bit(
     real = tl.where(final, last * K_BLOCK + lane % K_BLOCK < length, keep - full * SPAN == SPAN)
     out, peak, total = fold_step(
         out, peak, total, query, row_scale, key, value, scale, real,
-        True, TWO_LEVEL, MAGIC, STAND_IN, QUERIES, KEYS, K_BLOCK,
+        True, MAGIC, STAND_IN, QUERIES, KEYS, K_BLOCK,
     )  # fmt: skip
     out = out * (1.0 / total)[:, None] * tl.load(v_scale + bh * DIM + channel)[None, :]
 
@@ -164,15 +161,21 @@ def attend_8bit(
 
 
 def sparse_attention_8bit(
-    q: Tensor, operands: Operands, moments: Moments, index: Tensor, bias: Tensor | None, config: Attend8
+    q: Tensor,
+    operands: Operands,
+    moments: Moments,
+    index: Tensor,
+    bias: Tensor | None,
+    config: Attend8,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Softmax attention over the listed key blocks, plus phi(q) folded / (1e-5 + phi(q) . norm) + bias.
 
     q: [b, L, h, d], last stride 1, what `operands` was made from. index: int32 [b, h, q_blocks, kept], ascending.
-    bias: [d]. Returns [b, L, h, d] in q's dtype.
+    bias: [d]. Returns [b, L, h, d] in a dtype, by default q's.
     """
     b, length, h, d = q.shape
-    out = torch.empty((b, length, h, d), dtype=q.dtype, device=q.device)
+    out = torch.empty((b, length, h, d), dtype=dtype or q.dtype, device=q.device)
     attend_8bit[(-(-length // config.queries), b * h)](
         q,
         operands.q,
@@ -193,13 +196,11 @@ def sparse_attention_8bit(
         BIAS=bias is not None,
         Q_BLOCK=Q_BLOCK,
         K_BLOCK=K_BLOCK,
-        TWO_LEVEL=config.two_level,
         MAGIC=config.magic,
         STAND_IN=q.device.type == "cpu",
         QUERIES=config.queries,
         KEYS=config.keys,
         STAGES=config.stages,
-        SPECIAL=config.specialize,
         DIM=d,
         num_warps=config.warps,
     )

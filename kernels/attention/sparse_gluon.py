@@ -1,7 +1,8 @@
 """The 8-bit sparse pass written out for Hopper: one warp copies blocks ahead, two warp groups multiply in turns.
 
-The arithmetic is `sparse_8bit.attend_8bit`'s. Here the groups never wait for each other, so that one's softmax runs
-beside the other's products; queries stay in registers, and blocks arrive by the tensor memory accelerator.
+The arithmetic is `sparse_8bit.attend_8bit`'s, but that the tensor cores add up the output: they keep some 14 bits
+of an e4m3 sum. One group's softmax runs beside the other's products and its own; queries stay in registers, blocks
+arrive by the tensor memory accelerator.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
@@ -41,17 +42,28 @@ def copy_blocks(
     k, v, folded, index, bh, blocks, keep, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
     STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
-    """The copying warp: the listed blocks of keys and values in turn, then the folded state."""
-    for i in range(keep):
-        slot = i % STAGES
-        phase = (i // STAGES) & 1
-        block = bh * blocks + gl.load(index + i)
+    """The copying warp: the listed blocks of keys and values by pairs, the last pair first; then the folded state.
+
+    A last block without another is copied twice.
+    """
+    pairs = (keep - 1) // 2
+    first = gl.load(index + 2 * pairs)
+    second = gl.load(index + keep - 1)
+    for t in range(pairs + 1):
+        slot = t % STAGES
+        phase = (t // STAGES) & 1
+        one = bh * blocks + first
+        two = bh * blocks + second
+        first = gl.load(index + gl.minimum(2 * t, keep - 1))  # the next pair, while this one waits
+        second = gl.load(index + gl.minimum(2 * t + 1, keep - 1))
         mbarrier.wait(k_free.index(slot), phase ^ 1)
-        mbarrier.expect(k_ready.index(slot), BLOCK * DIM)
-        tma.async_copy_global_to_shared(k, [block * BLOCK, 0], k_ready.index(slot), keys.index(slot))
+        mbarrier.expect(k_ready.index(slot), 2 * BLOCK * DIM)
+        tma.async_copy_global_to_shared(k, [one * BLOCK, 0], k_ready.index(slot), keys.index(2 * slot))
+        tma.async_copy_global_to_shared(k, [two * BLOCK, 0], k_ready.index(slot), keys.index(2 * slot + 1))
         mbarrier.wait(v_free.index(slot), phase ^ 1)
-        mbarrier.expect(v_ready.index(slot), BLOCK * DIM)
-        tma.async_copy_global_to_shared(v, [block * DIM, 0], v_ready.index(slot), values.index(slot))
+        mbarrier.expect(v_ready.index(slot), 2 * BLOCK * DIM)
+        tma.async_copy_global_to_shared(v, [one * DIM, 0], v_ready.index(slot), values.index(2 * slot))
+        tma.async_copy_global_to_shared(v, [two * DIM, 0], v_ready.index(slot), values.index(2 * slot + 1))
     mbarrier.expect(state_ready, DIM * DIM * 2)
     tma.async_copy_global_to_shared(folded, [bh * DIM, 0], state_ready, state)
 
@@ -66,27 +78,78 @@ def in_fragments(p, LAYOUT: gl.constexpr):
 
 
 @gluon.jit
-def weigh(score, factor, peak, total, rows, TAIL: gl.constexpr, SCORE: gl.constexpr):
-    """(float32 weights, peak, total, shrink) after a block's scores: see `sparse_8bit.fold_step`."""
-    if TAIL:
-        real = (gl.arange(0, BLOCK, layout=gl.SliceLayout(0, SCORE)) < rows)[None, :]
-        score = gl.where(real, score, -4194303)  # below every score
-    best = gl.max(score, 1)
-    higher = gl.maximum(peak, gl.ceil(best.to(gl.float32) * factor))
+def sum_in_threads(p):
+    """[GROUP, 4]: columns summed by the thread that holds them, so that no step waits for a row's other threads."""
+    return gl.sum(gl.sum(p.reshape([GROUP, BLOCK // 8, 4, 2]), 3), 1)
+
+
+@gluon.jit
+def max_in_threads(score):
+    return gl.max(gl.max(score.reshape([GROUP, BLOCK // 8, 4, 2]), 3), 1)
+
+
+@gluon.jit
+def to_rows(x, LIKE: gl.constexpr):
+    return gl.convert_layout(x, gl.SliceLayout(1, LIKE))[:, None]
+
+
+@gluon.jit
+def weights_of(score, factor, peak):
+    """See `sparse_8bit.fold_step`."""
     away = (score + ORIGIN_BITS).to(gl.float32, bitcast=True)
-    p = gl.exp2(away * factor[:, None] - (ORIGIN * factor + (higher - RAISE))[:, None])
+    return gl.exp2(away * factor[:, None] - (ORIGIN * factor + (peak - RAISE))[:, None])
+
+
+@gluon.jit
+def weigh(
+    one, two, factor_one, factor_two, peak, total, rows_one, rows_two, TAIL: gl.constexpr, SCORE: gl.constexpr
+):
+    """(weights of both blocks, peak, total, shrink) after a pair's scores: see `sparse_8bit.fold_step`."""
     if TAIL:
-        p = gl.where(real, p, 0.0)
+        column = gl.arange(0, BLOCK, layout=gl.SliceLayout(0, SCORE))
+        one = gl.where((column < rows_one)[None, :], one, -4194303)  # below every score
+        two = gl.where((column < rows_two)[None, :], two, -4194303)
+    best_one = max_in_threads(one)
+    best_two = max_in_threads(two)
+    PARTS: gl.constexpr = best_one.type.layout
+    best = gl.maximum(
+        best_one.to(gl.float32) * to_rows(factor_one, PARTS), best_two.to(gl.float32) * to_rows(factor_two, PARTS)
+    )
+    higher = gl.maximum(peak, gl.ceil(gl.convert_layout(gl.max(best, 1), gl.SliceLayout(1, SCORE))))
+    p = weights_of(one, factor_one, higher)
+    r = weights_of(two, factor_two, higher)
+    if TAIL:
+        p = gl.where((column < rows_one)[None, :], p, 0.0)
+        r = gl.where((column < rows_two)[None, :], r, 0.0)
     shrink = gl.exp2(peak - higher)
-    total = total * shrink + gl.sum(p, 1)
-    return p, higher, total, shrink
+    total = total * to_rows(shrink, PARTS) + (sum_in_threads(p) + sum_in_threads(r))
+    return p, r, higher, total, shrink
+
+
+@gluon.jit
+def begin_scores(query, keys, none, k_ready, t, STAGES: gl.constexpr):
+    """The scores of pair t, under way."""
+    slot = t % STAGES
+    mbarrier.wait(k_ready.index(slot), (t // STAGES) & 1)
+    one = warpgroup_mma(query, keys.index(2 * slot).permute((1, 0)), none, use_acc=False, is_async=True)
+    two = warpgroup_mma(query, keys.index(2 * slot + 1).permute((1, 0)), none, use_acc=False, is_async=True)
+    return one, two
+
+
+@gluon.jit
+def begin_output(out, p, r, values, v_ready, t, STAGES: gl.constexpr):
+    """The output with pair t's values, under way."""
+    slot = t % STAGES
+    mbarrier.wait(v_ready.index(slot), (t // STAGES) & 1)
+    out = warpgroup_mma(p, values.index(2 * slot).permute((1, 0)), out, is_async=True)
+    return warpgroup_mma(r, values.index(2 * slot + 1).permute((1, 0)), out, is_async=True)
 
 
 @gluon.jit
 def multiply_blocks(
     q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-    q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
-    FIRST: gl.constexpr, BIAS: gl.constexpr, AHEAD: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
+    q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
+    FIRST: gl.constexpr, BIAS: gl.constexpr, TURNS: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
     """A warp group's GROUP rows of the output, from row FIRST of the tile."""
     SCORE: gl.constexpr = gl.NVMMADistributedLayout(
@@ -112,70 +175,50 @@ def multiply_blocks(
     row_scale = gl.load(q_scale + bh.to(gl.int64) * padded + start + row)
 
     none = gl.zeros([GROUP, BLOCK], gl.int32, layout=SCORE)
-    zero = gl.zeros([GROUP, DIM], gl.float32, layout=OUT)
-    out = zero
+    out = gl.zeros([GROUP, DIM], gl.float32, layout=OUT)
     peak = gl.full([GROUP], float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORE))
-    total = gl.full([GROUP], 0.0, gl.float32, layout=gl.SliceLayout(1, SCORE))
-    weights = gl.zeros([GROUP, BLOCK], gl.float32, layout=SCORE)
-    shrink = total
-    score = none
-    if AHEAD:
-        mbarrier.wait(k_ready.index(0), 0)
-        score = warpgroup_mma(query, keys.index(0).permute((1, 0)), none, use_acc=False, is_async=True)
-        score = warpgroup_mma_wait(0, [score])
-        mbarrier.arrive(k_free.index(0), count=1)
-    mbarrier.wait(v_ready.index(0), 0)
+    total = sum_in_threads(gl.zeros([GROUP, BLOCK], gl.float32, layout=SCORE))
     k_scale += bh * blocks
-    # Beside its own softmax a step has under way the output of the block before and, if AHEAD, the next scores.
-    # Before the first block, that block's values have weights of zero.
-    for i in range(keep - 1):
-        coming = i + 1 if AHEAD else i
-        behind = gl.maximum(i - 1, 0)
-        mbarrier.wait(k_ready.index(coming % STAGES), (coming // STAGES) & 1)
-        scores = warpgroup_mma(
-            query, keys.index(coming % STAGES).permute((1, 0)), none, use_acc=False, is_async=True
-        )
-        value = values.index(behind % STAGES).permute((1, 0))
-        product = warpgroup_mma(in_fragments(weights, WEIGHT), value, zero, use_acc=False, is_async=True)
-        if not AHEAD:
-            score = warpgroup_mma_wait(1, [scores])
-            mbarrier.arrive(k_free.index(coming % STAGES), count=1)
-        factor = row_scale * gl.load(k_scale + gl.load(index + i))
-        weights, peak, total, lower = weigh(score, factor, peak, total, BLOCK, False, SCORE)
-        # The wait for the next values stands here, between the weights and the wait for the products: without a
-        # branch between them the assembler waits for the products first, and nothing runs beside them.
-        mbarrier.wait(v_ready.index(i % STAGES), (i // STAGES) & 1)
-        if AHEAD:
-            score, product, total = warpgroup_mma_wait(0, [scores, product, total])
-            mbarrier.arrive(k_free.index(coming % STAGES), count=1)
-        else:
-            product, total = warpgroup_mma_wait(0, [product, total])
-        mbarrier.arrive(v_free.index(behind % STAGES), count=1, pred=i > 0)
-        out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None] + product
-        shrink = lower
-    final = keep - 1
-    last = gl.load(index + final)
-    behind = gl.maximum(final - 1, 0)
-    if not AHEAD:
-        mbarrier.wait(k_ready.index(final % STAGES), (final // STAGES) & 1)
-        score = warpgroup_mma(query, keys.index(final % STAGES).permute((1, 0)), none, use_acc=False, is_async=True)
-        score = warpgroup_mma_wait(0, [score])
-    value = values.index(behind % STAGES).permute((1, 0))
-    product = warpgroup_mma(in_fragments(weights, WEIGHT), value, zero, use_acc=False, is_async=True)
-    product = warpgroup_mma_wait(0, [product])
-    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None] + product
-    factor = row_scale * gl.load(k_scale + last)
-    # The list ascends, so only its last block can be the sequence's tail.
-    weights, peak, total, shrink = weigh(score, factor, peak, total, length - last * BLOCK, True, SCORE)
-    mbarrier.wait(v_ready.index(final % STAGES), (final // STAGES) & 1)
-    value = values.index(final % STAGES).permute((1, 0))
-    product = warpgroup_mma(in_fragments(weights, WEIGHT), value, zero, use_acc=False, is_async=True)
-    product = warpgroup_mma_wait(0, [product])
-    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None] + product
-
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, OUT))
-    out = out * gl.convert_layout(1.0 / total, gl.SliceLayout(1, OUT))[:, None]
-    out = out * gl.load(v_scale + bh * DIM + channel)[None, :]
+    pairs = (keep - 1) // 2
+    # The list ascends, so only its last block can be the tail: its pair goes first, and no other pays for a mask.
+    last = gl.load(index + keep - 1)
+    factor_one = row_scale * gl.load(k_scale + gl.load(index + 2 * pairs))
+    factor_two = row_scale * gl.load(k_scale + last)
+    # Blocks and their scales are looked up two steps and one step ahead.
+    scale_one = gl.load(k_scale + gl.load(index))
+    scale_two = gl.load(k_scale + gl.load(index + gl.minimum(1, keep - 1)))
+    next_one = gl.load(index + gl.minimum(2, keep - 1))
+    next_two = gl.load(index + gl.minimum(3, keep - 1))
+    one, two = begin_scores(query, keys, none, k_ready, 0, STAGES)
+    one, two = warpgroup_mma_wait(0, [one, two])
+    mbarrier.arrive(k_free.index(0), count=1)
+    rows_one = gl.where(keep % 2 == 0, BLOCK, 0)  # the last block again where there is no other
+    p, r, peak, total, shrink = weigh(
+        one, two, factor_one, factor_two, peak, total, rows_one, length - last * BLOCK,
+        True, SCORE,
+    )  # fmt: skip
+    # Beside the scores of a pair the output is rescaled; beside its softmax runs the output of the pair before.
+    ME: gl.constexpr = FIRST // GROUP
+    for t in range(pairs):
+        if TURNS:  # the first group need not wait for its first turn
+            mbarrier.wait(turn.index(ME), (t + 1 + ME) & 1)
+        one, two = begin_scores(query, keys, none, k_ready, t + 1, STAGES)
+        out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
+        running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, t, STAGES)
+        if TURNS:
+            mbarrier.arrive(turn.index(1 - ME), count=1)
+        one, two = warpgroup_mma_wait(2, [one, two])
+        mbarrier.arrive(k_free.index((t + 1) % STAGES), count=1)
+        factor_one = row_scale * scale_one
+        factor_two = row_scale * scale_two
+        scale_one = gl.load(k_scale + next_one)
+        scale_two = gl.load(k_scale + next_two)
+        next_one = gl.load(index + gl.minimum(2 * t + 4, keep - 1))
+        next_two = gl.load(index + gl.minimum(2 * t + 5, keep - 1))
+        p, r, peak, total, shrink = weigh(one, two, factor_one, factor_two, peak, total, BLOCK, BLOCK, False, SCORE)
+        out, p, r = warpgroup_mma_wait(0, [running, p, r])
+        mbarrier.arrive(v_free.index(t % STAGES), count=1)
+    # Beside the last product: phi(q).
     row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, WIDE))
     channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
     inside = (row < length - start)[:, None]
@@ -183,14 +226,21 @@ def multiply_blocks(
     head = bh % heads
     base = q + batch * q_batch + head * q_head + start.to(gl.int64) * q_row
     wide = gl.load(base + row[:, None] * q_row + channel[None, :], mask=inside, other=0.0).to(gl.float32)
-    e = gl.exp2((wide - gl.max(wide, 1)[:, None]) * LOG2E)
     weight = gl.load(norm + bh * DIM + channel)
+    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
+    running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, pairs, STAGES)
+    e = gl.exp2((wide - gl.max(wide, 1)[:, None]) * LOG2E)
     share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
     phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI)
+    out = warpgroup_mma_wait(0, [running])
+    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, OUT))
+    out = out * gl.convert_layout(1.0 / gl.sum(total, 1), gl.SliceLayout(1, OUT))[:, None]
+    out = out * gl.load(v_scale + bh * DIM + channel)[None, :]
     mbarrier.wait(state_ready, 0)
     out = warpgroup_mma(phi, state, gl.convert_layout(out, LINEAR), is_async=True)
     out = warpgroup_mma_wait(0, [out])
     out = gl.convert_layout(out, WIDE)
+    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
     if BIAS:
         out += gl.load(bias + channel).to(gl.float32)[None, :]
     at = o + ((batch * length + start) * heads + head) * DIM
@@ -201,39 +251,42 @@ def multiply_blocks(
 def attend_gluon(
     q, q_codes, q_scale, k, k_scale, v, v_scale, index, folded, norm, bias, o,
     length, heads, keep, q_batch, q_row, q_head,
-    BIAS: gl.constexpr, AHEAD: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIM: gl.constexpr,
+    BIAS: gl.constexpr, TURNS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
     """128 rows of the output, as `sparse_8bit.attend_8bit`. k, v, folded: descriptors of two dimensions."""
     tile, bh = gl.program_id(0), gl.program_id(1)
     lines = gl.cdiv(length, TILE)
     blocks = lines * (TILE // BLOCK)
     index += (bh.to(gl.int64) * lines + tile) * keep
-    keys = gl.allocate_shared_memory(gl.int8, [STAGES, BLOCK, DIM], k.layout)
-    values = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, DIM, BLOCK], v.layout)
+    keys = gl.allocate_shared_memory(gl.int8, [2 * STAGES, BLOCK, DIM], k.layout)
+    values = gl.allocate_shared_memory(gl.float8e4nv, [2 * STAGES, DIM, BLOCK], v.layout)
     state = gl.allocate_shared_memory(gl.bfloat16, [DIM, DIM], folded.layout)
     k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     state_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(k_ready.index(i), count=1)
         mbarrier.init(v_ready.index(i), count=1)
         mbarrier.init(k_free.index(i), count=2)
         mbarrier.init(v_free.index(i), count=2)
     mbarrier.init(state_ready, count=1)
+    mbarrier.init(turn.index(0), count=1)
+    mbarrier.init(turn.index(1), count=1)
     fence_async_shared()
     gl.warp_specialize(
         [
             (multiply_blocks, (
                 q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
-                0, BIAS, AHEAD, STAGES, DIM,
+                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
+                0, BIAS, TURNS, STAGES, DIM,
             )),
             (multiply_blocks, (
                 q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
-                GROUP, BIAS, AHEAD, STAGES, DIM,
+                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
+                GROUP, BIAS, TURNS, STAGES, DIM,
             )),
             (copy_blocks, (
                 k, v, folded, index, bh, blocks, keep, keys, values, state, k_ready, v_ready, k_free, v_free,
@@ -252,10 +305,11 @@ def sparse_attention_gluon(
     index: Tensor,
     bias: Tensor | None,
     config: AttendHopper,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """`sparse_8bit.sparse_attention_8bit` for compute capability 9.0 and 16-bit inputs."""
     b, length, h, d = q.shape
-    out = torch.empty((b, length, h, d), dtype=q.dtype, device=q.device)
+    out = torch.empty((b, length, h, d), dtype=dtype or q.dtype, device=q.device)
     k_layout = gl.NVMMASharedLayout(swizzle_byte_width=d, element_bitwidth=8, rank=2)
     v_layout = gl.NVMMASharedLayout(swizzle_byte_width=K_BLOCK, element_bitwidth=8, rank=2)
     s_layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
@@ -277,7 +331,7 @@ def sparse_attention_gluon(
         index.shape[3],
         *q.stride()[:3],
         BIAS=bias is not None,
-        AHEAD=config.ahead,
+        TURNS=config.turns,
         STAGES=config.stages,
         REGISTERS=config.registers,
         DIM=d,

@@ -283,9 +283,9 @@ def prepare_8bit(
     q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, topk: float, config: tuning.Config8
 ) -> Prepared:
     """Everything that comes before the 8-bit sparse pass. q, k, v: [b, L, h, d], last stride 1."""
-    sums = moments(k, v, proj_weight, config.state)
+    sums = moments(k, v, proj_weight, config.survey)
     ready = operands(q, k, v, sums, config.quantize)
-    return Prepared(sums, ready, index_of_means(ready.pooled_q, ready.pooled_k, topk))
+    return Prepared(sums, ready, index_of_means(ready.pooled_q, ready.pooled_k, -(-k.shape[1] // K_BLOCK), topk))
 
 
 def _in_8_bits(
@@ -303,11 +303,15 @@ def _in_8_bits(
 
 
 def attend_8bit(
-    q: Tensor, ready: Prepared, bias: Tensor | None, config: tuning.Attend8 | tuning.AttendHopper
+    q: Tensor,
+    ready: Prepared,
+    bias: Tensor | None,
+    config: tuning.Attend8 | tuning.AttendHopper,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The 8-bit sparse pass by the kernel that a configuration is of. bias: [d], contiguous."""
+    """The 8-bit sparse pass by the kernel that a configuration is of, in a dtype or q's. bias: [d], contiguous."""
     if isinstance(config, tuning.Attend8):
-        return sparse_attention_8bit(q, ready.operands, ready.moments, ready.index, bias, config)
+        return sparse_attention_8bit(q, ready.operands, ready.moments, ready.index, bias, config, dtype)
     from kernels.attention.sparse_gluon import sparse_attention_gluon  # Gluon is experimental: only where asked for
 
-    return sparse_attention_gluon(q, ready.operands, ready.moments, ready.index, bias, config)
+    return sparse_attention_gluon(q, ready.operands, ready.moments, ready.index, bias, config, dtype)

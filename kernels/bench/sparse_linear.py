@@ -127,7 +127,7 @@ def stages(shape: Shape, inputs: Inputs, ceilings: Ceilings) -> list[Row]:
     ready = Prepared.of(inputs, config.state)
     mean = k.mean(dim=1)
     pooled_q, pooled_k = block_map.pooled(q, None, Q_BLOCK), block_map.pooled(k, mean, K_BLOCK)
-    score = pooled_q @ pooled_k.transpose(2, 3)
+    score, blocks = pooled_q @ pooled_k.transpose(2, 3), -(-shape.length // K_BLOCK)
 
     def state() -> Tensor:
         summed, _ = sparse_linear.linear_state(k, inputs.v, config.state)
@@ -142,10 +142,10 @@ def stages(shape: Shape, inputs: Inputs, ceilings: Ceilings) -> list[Row]:
         "- pool q": lambda: block_map.pooled(q, None, Q_BLOCK),
         "- pool k": lambda: block_map.pooled(k, mean, K_BLOCK),
         "- scores": lambda: pooled_q @ pooled_k.transpose(2, 3),
-        "- top-k": lambda: block_map.best_blocks(score, TOPK),
+        "- top-k": lambda: block_map.best_blocks(score, blocks, TOPK),
     }
     for warps in (1, 2, 8):
-        parts[f"- top-k, {warps} warps"] = lambda w=warps: block_map.best_blocks(score, TOPK, w)
+        parts[f"- top-k, {warps} warps"] = lambda w=warps: block_map.best_blocks(score, blocks, TOPK, w)
     if tuning.has_8bit(q.device):
         parts |= _stages_8bit(inputs)
     floors = {name: w.floor(ceilings) for name, w in (work(shape) | work_8bit(shape)).items()}
@@ -156,12 +156,15 @@ def _stages_8bit(inputs: Inputs) -> dict[str, Callable[[], object]]:
     q, k, v = inputs.q, inputs.k, inputs.v
     config = tuning.of_device_8bit(q.device, DIM)
     ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, config)
-    means = ready.operands
+    means, blocks = ready.operands, -(-k.shape[1] // K_BLOCK)
+    parts = operands.survey(k, v, config.survey)
     return {
         "8-bit module": lambda: run(inputs, "8bit"),
-        "8-bit moments": lambda: operands.moments(k, v, inputs.weight, config.state),
+        "8-bit moments": lambda: operands.moments(k, v, inputs.weight, config.survey),
+        "- survey": lambda: operands.survey(k, v, config.survey),
+        "- fold": lambda: operands.fold(parts, k, inputs.weight),
         "8-bit operands": lambda: operands.operands(q, k, v, ready.moments, config.quantize),
-        "8-bit block map": lambda: block_map.index_of_means(means.pooled_q, means.pooled_k, TOPK),
+        "8-bit block map": lambda: block_map.index_of_means(means.pooled_q, means.pooled_k, blocks, TOPK),
         "8-bit attend": lambda: sparse_linear.attend_8bit(q, ready, inputs.bias, config.attend),
     }
 
@@ -202,14 +205,13 @@ def _variants_bf16(inputs: Inputs) -> list[Variant]:
     ready = Prepared.of(inputs, base.state)
     attends = [
         tuning.Attend(queries, keys, warps, depth)
-        for queries, keys, warps in ((128, 64, 8), (128, 64, 4), (64, 64, 4), (64, 64, 8), (128, 32, 8))
-        for depth in (2, 3, 4)
+        for queries, keys, warps in ((128, 64, 4), (64, 64, 4))
+        for depth in (2, 3)
     ]
     states = [
         replace(base.state, keys=keys, warps=warps, stages=depth, split=split)
         for keys, warps, depth, split in (
-            (64, 8, 2, 2048), (64, 8, 3, 2048), (64, 4, 3, 2048), (32, 4, 3, 2048), (32, 8, 3, 2048),
-            (128, 8, 2, 2048), (64, 8, 3, 1024), (64, 8, 3, 4096),
+            (64, 4, 3, 2048), (128, 8, 2, 2048), (64, 4, 3, 1024),
         )
     ]  # fmt: skip
     found: list[Variant] = [("attend", label_of(c), lambda c=c: ready.attend(inputs, c)) for c in attends]
@@ -223,28 +225,16 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     base = tuning.of_device_8bit(q.device, DIM)
     ready = sparse_linear.prepare_8bit(q, k, v, inputs.weight, TOPK, base)
     attends = [
-        tuning.Attend8(queries, keys, warps, depth, two, magic)
-        for queries, keys, warps, two, magic, depths in (
-            (128, 128, 8, True, True, (2, 3, 5)),
-            (128, 128, 8, True, False, (2, 3, 5)),
-            (128, 64, 8, True, True, (2, 3, 5)),
-            (128, 64, 8, True, False, (3,)),
-            (64, 128, 4, True, True, (2, 3, 5)),
-            (64, 128, 4, True, False, (3,)),
-            (64, 64, 4, True, True, (2, 3, 5)),
-            (64, 64, 4, True, False, (3,)),
-            (128, 64, 4, False, True, (2, 3)),
-            (128, 64, 8, False, True, (3,)),
-            (64, 64, 4, False, True, (3,)),
-        )
-        for depth in depths
+        tuning.Attend8(64, 128, 4, 5),
+        tuning.Attend8(64, 128, 4, 2),
+        tuning.Attend8(64, 64, 4, 5),
+        tuning.Attend8(128, 128, 8, 5),
     ]
-    attends.append(tuning.Attend8(128, 128, 8, 3, specialize=True))
     surveys = [
-        tuning.State(keys, warps, depth, split)
-        for keys, warps, depth, split in (
-            (64, 8, 2, 2048), (64, 8, 3, 2048), (64, 8, 4, 2048), (32, 8, 3, 2048), (32, 4, 3, 2048),
-            (64, 4, 3, 2048), (32, 8, 4, 1024), (64, 8, 3, 1024), (64, 8, 3, 512), (64, 8, 3, 4096),
+        tuning.Survey(keys, warps, depth, registers, split)
+        for keys, warps, depth, registers, split in (
+            (32, 8, 3, 128, 0), (32, 8, 4, 128, 0), (32, 8, 2, 128, 0), (64, 8, 3, 128, 0), (64, 8, 3, None, 0),
+            (32, 8, 3, None, 0), (32, 16, 3, 128, 0), (32, 8, 3, 128, 1024), (32, 8, 3, 128, 4096),
         )
     ]  # fmt: skip
     found: list[Variant] = [
@@ -254,15 +244,28 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     found += [("8-bit moments", label_of(c), lambda c=c: operands.moments(k, v, inputs.weight, c)) for c in surveys]
     found += [
         ("8-bit operands", f"warps {w}", lambda w=w: operands.operands(q, k, v, ready.moments, tuning.Quantize(w)))
-        for w in (4, 8, 16)
+        for w in (4, 8)
     ]
     if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
-        own = [tuning.AttendHopper(depth, 240, ahead) for depth in (2, 3, 4, 6) for ahead in (False, True)]
-        found += [
-            ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c))
-            for c in own
-        ]
+        found += _variants_hopper(inputs, base, ready)
     return found
+
+
+def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.Prepared) -> list[Variant]:
+    q = inputs.q
+    own = [tuning.AttendHopper(depth, turns=turns) for depth in (2, 4, 5) for turns in (False, True)]
+    found: list[Variant] = [
+        ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c)) for c in own
+    ]
+
+    def module(config: tuning.AttendHopper) -> Tensor:
+        made = sparse_linear.prepare_8bit(q, inputs.k, inputs.v, inputs.weight, TOPK, base)
+        return sparse_linear.attend_8bit(q, made, inputs.bias, config)
+
+    return found + [
+        ("8-bit module", label_of(c), lambda c=c: module(c))
+        for c in (tuning.AttendHopper(), tuning.AttendHopper(turns=True))
+    ]
 
 
 def check(inputs: Inputs) -> dict[str, Any]:

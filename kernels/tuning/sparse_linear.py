@@ -41,31 +41,58 @@ class Config:
 class Attend8:
     """The sparse pass in 8 bits. A program takes `queries` rows (they divide 128), `keys` keys a step: 64 or 128.
 
-    two_level: a step's products are summed by themselves and added in float32, for Hopper's tensor cores keep some
-    14 bits of an e4m3 sum. magic: scores become floats by an integer addition instead of a conversion.
-    specialize: a warp of its own for the loads, where Triton can.
+    magic: scores become floats by an integer addition instead of a conversion; that is right only where a product
+    and a sum become one operation, as on every card.
     """
 
     queries: int
     keys: int
     warps: int
     stages: int
-    two_level: bool = True
     magic: bool = True
-    specialize: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The first reading of k and v: `keys` keys a step. split: keys that a program sums; 0 is `split_of`.
+
+    registers: of a thread, at most; 128 let two programs of 8 warps share a processor.
+    """
+
+    keys: int
+    warps: int
+    stages: int
+    registers: int | None = None
+    split: int = 0
+
+
+PROGRAMS = 264  # of a survey at once: two on each of an H100's processors
+
+
+def split_of(length: int, heads: int) -> int:
+    """How many keys a program surveys: so many that programs end together, a multiple of 64.
+
+    It fixes the order of a sum, so it follows from the shape alone: the same on every card. heads: of all batches.
+    """
+
+    def cost(parts: int) -> float:  # waves of programs, with what a program costs beside its keys, in keys
+        return -(-parts * heads // PROGRAMS) * (length / parts + 256)
+
+    parts = min(range(1, max(1, length // 1024) + 1), key=cost)
+    return max(1, -(-length // (parts * 64))) * 64
 
 
 @dataclass(frozen=True)
 class AttendHopper:
-    """The sparse pass written out for compute capability 9.0, 128 queries a program and 64 keys a step.
+    """The sparse pass written out for compute capability 9.0, 128 queries a program and two blocks of keys a step.
 
-    stages: blocks in shared memory, at least 2. registers: of a multiplying thread. ahead: a block's scores are
-    begun before the block in hand is weighed.
+    stages: pairs of blocks in shared memory. registers: of a multiplying thread. turns: the two groups of warps
+    begin their products in turns, so that one's softmax falls beside the other's products.
     """
 
     stages: int = 4
     registers: int = 240
-    ahead: bool = False
+    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +105,7 @@ class Quantize:
 @dataclass(frozen=True)
 class Config8:
     attend: Attend8 | AttendHopper
-    state: State
+    survey: Survey
     quantize: Quantize
 
 
@@ -99,17 +126,19 @@ HALF: dict[tuple[int, int], Config] = {
 }
 # The same for 8-bit products. Below 8.9 there is no e4m3.
 EIGHT: dict[tuple[int, int], Config8] = {
-    (89, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
-    (89, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
-    (90, 64): Config8(Attend8(128, 128, 8, 3), State(64, 8, 3), Quantize(8)),
-    (90, 128): Config8(Attend8(128, 128, 8, 3), State(64, 8, 3), Quantize(8)),
-    (100, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 3), Quantize(8)),
-    (100, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 3), Quantize(8)),
-    (120, 64): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
-    (120, 128): Config8(Attend8(128, 64, 8, 3), State(64, 8, 2), Quantize(8)),
+    (89, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
+    (89, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
+    (90, 64): Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3, 128), Quantize(8)),  # by analogy: not measured
+    (90, 128): Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3, 128), Quantize(8)),
+    (100, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
+    (100, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
+    (120, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
+    (120, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
 }
-# Cards on which 8-bit products were measured to be faster: what a caller gets there who does not say. None yet.
-FASTER_IN_8_BITS: frozenset[int] = frozenset()
+# For Triton's interpreter, which runs the portable kernels only.
+INTERPRETED = Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3), Quantize(8))
+# Cards on which 8-bit products were measured to be faster: what a caller gets there who does not say.
+FASTER_IN_8_BITS = frozenset({90})
 # float32 is there to be checked against, not to be fast: one configuration that fits every card.
 FULL = Config(Attend(32, 32, 4, 1), State(32, 8, 1))
 
@@ -141,7 +170,7 @@ def find_8bit(capability: int, head_dim: int) -> Config8:
 
 def of_device_8bit(device: torch.device, head_dim: int) -> Config8:
     """`find_8bit` for a device; on a CPU, for Triton's interpreter."""
-    return find_8bit(90 if device.type != "cuda" else _capability(device), head_dim)
+    return INTERPRETED if device.type != "cuda" else find_8bit(_capability(device), head_dim)
 
 
 def has_8bit(device: torch.device) -> bool:

@@ -61,17 +61,17 @@ def attend_8bit(capability: int, dim: int, config: tuning.Attend8) -> Compiled:
     types |= {name: "*fp32" for name in ("q_scale", "k_scale", "v_scale", "norm")}
     types |= {name: "i32" for name in ("length", "heads", "keep")}
     fixed = {"BIAS": True, "STAND_IN": False, "Q_BLOCK": 128, "K_BLOCK": 64, "DIM": dim}
-    sizes = {"QUERIES": config.queries, "KEYS": config.keys, "STAGES": config.stages, "SPECIAL": config.specialize}
-    sizes |= {"TWO_LEVEL": config.two_level, "MAGIC": config.magic}
+    sizes = {"QUERIES": config.queries, "KEYS": config.keys, "STAGES": config.stages}
+    sizes |= {"MAGIC": config.magic}
     return compile_for(capability, sparse_8bit.attend_8bit, types, fixed | sizes, config.warps)
 
 
 def prepare_8bit(capability: int, dim: int, config: tuning.Config8) -> dict[str, Compiled]:
     sums = {name: "*fp32" for name in ("state", "norm", "k_sum", "v_peak")} | {"length": "i32"}
-    types = sums | {"k": "*bf16", "v": "*bf16", "heads": "i32"} | strides("kv")
-    sizes = {"SPLIT": config.state.split, "KEYS": config.state.keys, "STAGES": config.state.stages, "DIM": dim}
+    types = sums | {"k": "*bf16", "v": "*bf16", "heads": "i32", "split": "i32"} | strides("kv")
+    sizes = {"KEYS": config.survey.keys, "STAGES": config.survey.stages, "DIM": dim}
     sizes |= {"PRECISION": "tf32"}
-    survey = compile_for(capability, operands.survey_keys, types, sizes, config.state.warps)
+    survey = compile_for(capability, operands.survey_keys, types, sizes, config.survey.warps)
     types = sums | {name: "*bf16" for name in ("weight", "folded", "mean")}
     types |= {"whole_norm": "*fp32", "v_scale": "*fp32", "parts": "i32"}
     fold = compile_for(
@@ -79,7 +79,14 @@ def prepare_8bit(capability: int, dim: int, config: tuning.Config8) -> dict[str,
     )
     types = {name: "*bf16" for name in ("q", "k", "v", "mean", "pooled_q", "pooled_k")} | strides("qkv")
     types |= {name: "*fp32" for name in ("v_scale", "q_scale", "k_scale")} | {"fold": "fp32"}
-    types |= {"q_codes": "*i8", "k_codes": "*i8", "v_codes": "*i32", "length": "i32", "heads": "i32"}
+    types |= {
+        "q_codes": "*i8",
+        "k_codes": "*i8",
+        "v_codes": "*i32",
+        "length": "i32",
+        "heads": "i32",
+        "pooled_rows": "i32",
+    }
     fixed = {"STAND_IN": False, "Q_BLOCK": 128, "K_BLOCK": 64, "DIM": dim}
     quantize = compile_for(capability, operands.quantize_blocks, types, fixed, config.quantize.warps)
     return {"survey": survey, "fold": fold, "quantize": quantize}
@@ -89,8 +96,9 @@ def prepare_8bit(capability: int, dim: int, config: tuning.Config8) -> dict[str,
 @pytest.mark.parametrize("capability", EIGHT)
 def test_8_bit_attention_fits_every_card_that_has_it(capability: int, dim: int) -> None:
     config = tuning.find_8bit(capability, dim)
-    assert isinstance(config.attend, tuning.Attend8)  # test_sparse_gluon.py compiles the other
-    built = attend_8bit(capability, dim, config.attend)
+    portable = config.attend if isinstance(config.attend, tuning.Attend8) else tuning.INTERPRETED.attend
+    assert isinstance(portable, tuning.Attend8)  # test_sparse_gluon.py compiles the other
+    built = attend_8bit(capability, dim, portable)
     assert 0 < built.shared <= SHARED[capability]
     assert "s32.s8.s8" in built.ptx or "kind::i8" in built.ptx  # int8 scores
     assert "e4m3.e4m3" in built.ptx or "kind::f8f6f4" in built.ptx  # e4m3 values
@@ -105,7 +113,7 @@ def test_8_bit_attention_fits_every_card_that_has_it(capability: int, dim: int) 
 @pytest.mark.parametrize("dim", sparse_linear.HEAD_DIMS)
 def test_weights_stay_in_registers_between_the_products_on_hopper(dim: int) -> None:
     """The order of the values makes an accumulator an operand: not a word of the weights is moved."""
-    built = attend_8bit(90, dim, tuning.Attend8(128, 128, 8, 3))
+    built = attend_8bit(90, dim, tuning.Attend8(64, 128, 4, 5))
     products = [place for place in built.ptx.splitlines() if "wgmma.mma_async" in place or "stmatrix" in place]
     kinds = ["int8" if "s8.s8" in line else "e4m3" if "e4m3" in line else "other" for line in products]
     loop = kinds[: kinds.index("e4m3") + 1]
@@ -120,9 +128,10 @@ def test_cards_without_e4m3_have_no_8_bit_attention(capability: int) -> None:
 
 @pytest.mark.parametrize("capability", SHARED)
 def test_the_block_map_compiles_for_every_card(capability: int) -> None:
-    types = {name: "*bf16" for name in ("x", "mean", "out")} | strides("x") | {"length": "i32", "heads": "i32"}
+    types = {name: "*bf16" for name in ("x", "mean", "out")} | strides("x")
+    types |= {name: "i32" for name in ("length", "heads", "room")}
     pool = compile_for(capability, block_map.pool_blocks, types, {"SMOOTH": True, "BLOCK": 128, "DIM": 128}, 4)
-    types = {"score": "*bf16", "index": "*i32", "blocks": "i32", "keep": "i32"}
+    types = {"score": "*bf16", "index": "*i32", "blocks": "i32", "stride": "i32", "keep": "i32"}
     best = compile_for(capability, block_map.keep_best, types, {"WIDTH": 2048, "BITS": 16}, 4)
     assert pool.cubin
     assert best.cubin
@@ -149,3 +158,16 @@ def test_every_configuration_divides_the_blocks() -> None:
         assert 64 % config.attend.keys == 0
         assert config.state.split % config.state.keys == 0
     assert {c for c, _ in tuning.HALF} == set(SHARED)
+
+
+@pytest.mark.parametrize(
+    ("length", "heads"), [(1, 1), (64, 3), (2100, 1), (32_760, 12), (75_600, 40), (75_600, 80)]
+)
+def test_a_surveys_parts_cover_the_keys_and_end_together(length: int, heads: int) -> None:
+    split = tuning.split_of(length, heads)
+    parts = -(-length // split)
+    assert split % 64 == 0
+    assert split * (parts - 1) < length
+    if heads >= 12:
+        waves = -(-parts * heads // tuning.PROGRAMS)
+        assert parts * heads / (waves * tuning.PROGRAMS) > 0.95

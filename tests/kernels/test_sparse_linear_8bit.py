@@ -64,12 +64,17 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 def judge(args: Args, topk: float, limit: float = accuracy.FP8) -> Tensor:
     """The blocks are the reference's; the output is the emulation's and, more loosely, that of float32."""
     q, k, v, weight, bias = args
-    index = prepared(args, topk).index
+    ready = prepared(args, topk)
+    index = ready.index
     assert accuracy.worse_blocks(q, k, index, topk)[1] == 0
     out = sparse_linear.sparse_linear_attention(*args, topk, "8bit")
     assert out.dtype == q.dtype
     same = accuracy.sparse_linear_8bit(q, k, v, index, weight, bias)
-    assert accuracy.relative_error(out, same) <= accuracy.SAME_ARITHMETIC
+    # In float32, so that it is the arithmetic that is judged: rounding an output to bfloat16 alone costs 1.7e-3.
+    config = tuning.of_device_8bit(q.device, q.shape[-1]).attend
+    unrounded = sparse_linear.attend_8bit(q, ready, bias, config, torch.float32)
+    assert torch.equal(unrounded.to(out.dtype), out)
+    assert accuracy.relative_error(unrounded, same) <= accuracy.SAME_ARITHMETIC
     exact = accuracy.sparse_linear_given(q, k, v, index, weight, bias)
     assert accuracy.relative_error(out, exact) <= limit
     return out
@@ -120,8 +125,8 @@ def test_zeros_and_tiny_values_are_no_trap() -> None:
 
 def test_scores_far_apart_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     if INTERPRETED:  # which rounds a product before it adds: the trick needs both in one
-        config = replace(tuning.EIGHT[90, 64], attend=tuning.Attend8(128, 128, 8, 3, magic=False))
-        monkeypatch.setitem(tuning.EIGHT, (90, 64), config)
+        config = replace(tuning.INTERPRETED, attend=tuning.Attend8(64, 128, 4, 5, magic=False))
+        monkeypatch.setattr(tuning, "INTERPRETED", config)
     q, k, v, weight, bias = draw(450)
     out = judge((q * 8, k * 8, v * 1000, weight, bias), 0.5, limit=torch.inf)  # far beyond 8 bits of a score
     assert bool(out.isfinite().all())
@@ -172,7 +177,7 @@ def test_codes_are_padded_with_zeros() -> None:
 
 def test_moments_are_those_of_all_keys() -> None:
     _, k, v, weight, _ = draw(300, 2, 64, 2, torch.float32)
-    found = operands.moments(k, v, weight, tuning.State(64, 8, 2, split=128))  # the sums are in three parts
+    found = operands.moments(k, v, weight, tuning.Survey(64, 8, 2, split=128))  # the sums are in three parts
     phi = k.softmax(-1).transpose(1, 2)
     state = phi.transpose(2, 3) @ v.transpose(1, 2)
     torch.testing.assert_close(found.folded, state @ weight.T, rtol=1e-4, atol=1e-4)
@@ -186,13 +191,14 @@ def test_block_means_are_the_block_maps() -> None:
     q, k = args[:2]
     ready = prepared(args, 0.2).operands
     torch.testing.assert_close(ready.pooled_q, block_map.pooled(q, None, 128))
-    torch.testing.assert_close(ready.pooled_k, block_map.pooled(k, k.mean(1), 64), rtol=1e-2, atol=1e-3)
+    found, expected = (t[:, :, :21] for t in (ready.pooled_k, block_map.pooled(k, k.mean(1), 64)))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_steps_and_warps_do_not_choose_the_result() -> None:
     args = draw(450, 1, 64)
     ready = prepared(args, 0.6)
-    base = tuning.Attend8(128, 128, 8, 3)
+    base = tuning.Attend8(128, 128, 8, 5)
 
     def attended(config: tuning.Attend8) -> Tensor:
         return sparse_8bit.sparse_attention_8bit(
@@ -204,7 +210,6 @@ def test_steps_and_warps_do_not_choose_the_result() -> None:
         replace(base, keys=64),
         replace(base, queries=64, warps=4),
         replace(base, magic=False),
-        replace(base, keys=64, two_level=False),
     ):
         assert accuracy.relative_error(attended(other), wide) <= accuracy.SAME_ARITHMETIC
 
@@ -229,7 +234,11 @@ def test_the_self_test_judges_both_arithmetics(monkeypatch: pytest.MonkeyPatch) 
     assert right.ok, right
     assert 0 < float(right.figures["8-bit error"]) <= accuracy.SAME_ARITHMETIC
 
-    monkeypatch.setattr(operands, "LOG2E", operands.tl.constexpr(1.0))  # a softmax of base 2
+    def doubled(*given: Any) -> operands.Operands:
+        ready = operands.operands(*given)
+        return replace(ready, k_scale=ready.k_scale * 2)
+
+    monkeypatch.setattr(sparse_linear, "operands", doubled)
     wrong = selftest.run(DEVICE)
     assert not wrong.ok
     assert "8 bits" in wrong.sentence
