@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from kernels.bench import linear as bench
 from kernels.linear import gemm, reach
 from kernels.tuning import linear as tuning
 from tests.kernels.compiling import SHARED, Compiled, compile_for
@@ -45,7 +44,7 @@ def build(capability: int, kind: tuning.Kind, config: tuning.Gemm, epilogue: str
         "CODES": epilogue == "hidden", "TILES": kind == "tiles", "DESCRIPTORS": config.descriptors, "EVEN": True,
         "ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": config.depth, "GROUP": config.group,
         "PIECES": config.pieces, "PROMOTE": config.promote,
-        "FLATTEN": config.programs > 0 and not config.specialize, "SPECIALIZE": config.specialize,
+        "FLATTEN": config.programs > 0 and config.promote == 0,
     }  # fmt: skip
     return compile_for(capability, gemm.multiply, types, constants, config.warps, config.stages)
 
@@ -77,16 +76,13 @@ def test_a_card_between_two_takes_the_older_ones_configuration() -> None:
         tuning.find(86, "fp8")
 
 
-def test_what_cannot_be_specialised_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 warps"):
-        tuning.Gemm(128, 256, 128, 8, 3, programs=1, descriptors="device", specialize=True)
+def test_descriptors_made_on_the_device_are_for_persistent_programs() -> None:
     with pytest.raises(ValueError, match="persistent"):
         tuning.Gemm(128, 256, 128, 8, 3, descriptors="device")
 
 
 def test_configurations_of_a_checkpoints_tiles_stay_within_one() -> None:
     configs = [c for (_, kind), c in tuning.GEMM.items() if kind == "tiles"]
-    configs += [c for kind, c in bench.variants() if kind == "tiles"]
     for config in configs:
         assert config.columns <= 128
         assert config.depth <= 128
