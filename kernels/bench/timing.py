@@ -31,7 +31,7 @@ AHEAD = 1_000_000  # cycles: half a millisecond in which a call is prepared
 
 
 def seconds(run: Callable[[], object], repeats: int = 15, warm: int = 3, queued: bool = False) -> float:
-    """Median device time of one call. queued: of calls that find the card busy, as in a step: without the launch."""
+    """Median device time of one call. queued: on a busy card, as in a step: without its launch."""
     for _ in range(warm):
         run()
     times: list[float] = []

@@ -241,7 +241,7 @@ def linear(
     out_scale: Tensor | None,
     config: GemmHopper,
 ) -> None:
-    """Fills out [m, n], bfloat16 or fp8 by out_scale. residual bfloat16 like out, gate float32 [b, n], both dense."""
+    """Fills out [m, n], bfloat16 or fp8 by out_scale. residual bfloat16 [m, n], gate float32 [b, n], dense."""
     (m, k), n = x.codes.shape, weight.codes.shape[0]
     wide = config.wide(out.element_size())
     eight = gl.NVMMASharedLayout(swizzle_byte_width=config.depth, element_bitwidth=8, rank=2)

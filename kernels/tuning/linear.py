@@ -16,7 +16,8 @@ class Gemm:
     programs: persistent ones per multiprocessor; 0: one program a tile. descriptors: TMA descriptors made by the
     host or the device, or pointers. pieces: parts in which a tile is finished and stored, so that its way through
     shared memory leaves room for another stage. promote: fp8 sums of so many steps are added up in float32, since
-    Hopper's fp8 accumulators keep 14 bits; 0: never. group: tiles down before the next column. approximate: GELU by one special-function instruction.
+    Hopper's fp8 accumulators keep 14 bits; 0: never. group: tiles down before the next column. approximate: GELU by
+    one special-function instruction.
     """
 
     rows: int
@@ -114,7 +115,7 @@ GEMM: dict[tuple[int, Kind], Gemm] = {
     (120, "tiles"): Gemm(128, 128, 64, 8, 3, pieces=2),
 }
 
-# What runs instead where it was measured, by what follows the product. One line each, to be flipped by a measurement.
+# What runs instead where it was measured, by what follows the product: one line each for a measurement to flip.
 WAYS: dict[tuple[int, Kind, End], Way] = {
     (90, "fp8", "plain"): Torch(fast=True),
     (90, "fp8 long", "plain"): Torch(fast=False),
