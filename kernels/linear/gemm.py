@@ -5,6 +5,7 @@ descriptors (TMA) or pointers; products are wgmma on 9.0, mma.sync on 8.x and 12
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 # (Triton's types know neither num_warps in a launch nor plain numbers beside its tensors)
 import torch
 import triton
@@ -62,14 +63,18 @@ def operands(
 ):  # fmt: skip
     """Codes [ROWS, DEPTH] of x and [COLUMNS, DEPTH] of w. Rows past the end repeat others or are zero."""
     if DESCRIPTORS != "none":
-        return x.load([row, step * DEPTH]), w.load([column, step * DEPTH])
-    r = ((row + tl.arange(0, ROWS)) % m).to(tl.int64)
-    c = ((column + tl.arange(0, COLUMNS)) % n).to(tl.int64)
-    d = step * DEPTH + tl.arange(0, DEPTH)
-    if EVEN:
-        return tl.load(x + r[:, None] * k + d[None, :]), tl.load(w + c[:, None] * k + d[None, :])
-    a = tl.load(x + r[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
-    b = tl.load(w + c[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
+        a = x.load([row, step * DEPTH])
+        b = w.load([column, step * DEPTH])
+    else:
+        r = ((row + tl.arange(0, ROWS)) % m).to(tl.int64)
+        c = ((column + tl.arange(0, COLUMNS)) % n).to(tl.int64)
+        d = step * DEPTH + tl.arange(0, DEPTH)
+        if EVEN:
+            a = tl.load(x + r[:, None] * k + d[None, :])
+            b = tl.load(w + c[:, None] * k + d[None, :])
+        else:
+            a = tl.load(x + r[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
+            b = tl.load(w + c[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
     return a, b
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from kernels.linear import gemm, reach
 from kernels.tuning import linear as tuning
@@ -59,6 +60,8 @@ def test_every_cards_configuration_fits_it_and_multiplies_in_8_bits(capability: 
         assert PRODUCT[element][capability] in built.ptx
         if capability == 90:
             assert HOPPER[element] in built.ptx
+            if element == "fp8e4nv":  # a step is in flight while the next is issued, long sums or not
+                assert "wgmma.wait_group.sync.aligned 1" in built.ptx
         # With loads ahead of the products: by the bulk copy engine or asynchronous copies.
         assert ("cp.async.bulk.tensor" if config.descriptors == "host" else "cp.async.c") in built.ptx
 
@@ -67,6 +70,18 @@ def test_the_bound_of_the_hidden_rows_compiles_for_every_card() -> None:
     types = {"codes": "*fp8e4nv", "scale": "*fp32", "reach": "*fp32", "out": "*fp32", "m": "i32", "k": "i32"}
     for capability in (89, 90, 100, 120):
         assert compile_for(capability, reach.bound_rows, types, {"ROWS": reach.ROWS, "WIDTH": reach.WIDTH}, 4).cubin
+
+
+def test_a_card_without_a_measured_way_takes_torchs_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda")
+    for capability, fast in (((9, 0), tuning.Torch(fast=True)), ((8, 9), tuning.Torch(fast=True))):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)  # pyright: ignore
+        assert tuning.way(card, "fp8", "plain") == fast
+        assert isinstance(tuning.way(card, "int8", "plain"), tuning.Gemm)
+    assert tuning.way(card, "fp8 long", "residual") == tuning.GEMM[89, "fp8 long"]
+    assert tuning.way(card, "fp8 long", "plain") == tuning.Torch(fast=False)
+    monkeypatch.setitem(tuning.WAYS, (89, "fp8 long", "plain"), tuning.GEMM[89, "fp8 long"])
+    assert tuning.way(card, "fp8 long", "plain") == tuning.GEMM[89, "fp8 long"]
 
 
 def test_a_card_between_two_takes_the_older_ones_configuration() -> None:
