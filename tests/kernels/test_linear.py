@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels import accuracy, switch
 from kernels.bench import linear as bench
 from kernels.bench.timing import Ceilings
-from kernels.linear import gemm, reach, reference, weights
+from kernels.linear import fast, gemm, reach, reference, weights
 from kernels.linear.weights import Tiles
 from kernels.quantized import FP8, Rows, quantize_rows
 from kernels.reference import quantize_blocks
@@ -222,6 +222,17 @@ def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(switch.VARIABLE, "reference")
     assert torch.equal(switch.linear(x, w, None, dtype=OUT), plain)
     assert len(asked) == 1
+
+
+@needs_fp8
+@pytest.mark.parametrize("way", [tuning.Torch(fast=True), tuning.GemmHopper()], ids=["torch", "gluon"])
+def test_what_a_way_cannot_take_is_left_to_the_portable_kernel(
+    way: tuning.Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, w = operands("fp8", 70, 64, 128)
+    monkeypatch.setattr(tuning, "way", lambda *_: way)  # pyright: ignore
+    found = fast.linear(x, w, None, dtype=torch.float32)
+    assert torch.equal(found, gemm.linear(x, w, None, dtype=torch.float32))
 
 
 def test_the_benchmark_judges_every_case_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
