@@ -9,13 +9,14 @@ from torch import Tensor
 
 from kernels import accuracy
 from kernels.bench.timing import Ceilings, Work, seconds
-from kernels.linear import fp8, gemm, reach, reference, weights
+from kernels.linear import fast, fp8, gemm, reach, reference, weights
 from kernels.linear.weights import Tiles
 from kernels.quantized import FP8, Rows, quantize_rows
 from kernels.reference import quantize_blocks
 from kernels.tuning import linear as tuning
 
 QKV = "q, k and v"  # one product for all three: that alone, its configurations are those of the others
+Config = tuning.Gemm | tuning.GemmHopper
 LIMIT = 2e-3  # against float64 on the same codes; bfloat16's rounding of the output is 1.7e-3 of it
 
 
@@ -121,6 +122,21 @@ def cases(shape: Shape, inputs: Inputs) -> list[Case]:
         case("_scaled_mm, 14-bit sums", lambda: fp8.scaled_mm(x, w, bias, True), x, w),
         case("_scaled_mm, float32 sums", lambda: fp8.scaled_mm(x, w, bias, False), x, w),
         case("ours fp8", ours(x, w), x, w),
+        case("as it runs", lambda: fast.linear(x, w, bias), x, w),
+        case(
+            "as it runs, gate and residual",
+            lambda: fast.linear(x, w, bias, **beside),
+            x,
+            w,
+            2 * shape.m * shape.n,
+            **beside,
+        ),
+        Case(
+            "as it runs, GELU to fp8 with its scale",
+            lambda: fast.linear_gelu_rows(x, w, bias, inputs.reach),
+            judged(lambda: fast.linear_gelu_rows(x, w, bias, inputs.reach).float(), x, w, gelu=True),
+            plain - shape.m * shape.n,
+        ),
         case("ours fp8, GELU", ours(x, w, gelu=True), x, w, gelu=True),
         case("ours fp8, gate and residual", ours(x, w, **beside), x, w, 2 * shape.m * shape.n, **beside),
         Case(
@@ -156,44 +172,36 @@ def unquantised(shape: Shape, inputs: Inputs) -> dict[str, float]:
     }
 
 
-def variants() -> Iterator[tuple[tuning.Kind, tuning.Gemm]]:
-    """Configurations worth a run on Hopper."""
-    wide = tuning.Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4)
-    square = tuning.Gemm(128, 128, 128, 4, 3, programs=2, descriptors="host", pieces=4)
-    special = tuning.Gemm(128, 256, 128, 4, 3, programs=1, descriptors="device", specialize=True)
-    for config in (
-        wide, replace(wide, stages=3, pieces=2), replace(wide, stages=3, pieces=1), replace(wide, group=16),
-        replace(wide, group=4), replace(wide, descriptors="device"), replace(wide, programs=0),
-        replace(wide, depth=64, stages=6), replace(wide, promote=4), replace(wide, promote=8),
-        replace(wide, promote=1), replace(wide, descriptors="none", stages=3, programs=0),
-        square, replace(square, programs=0), replace(square, group=16), replace(square, warps=8),
-        replace(square, depth=64, stages=5), replace(square, rows=64, columns=256, depth=64, stages=4),
-        replace(square, descriptors="none", programs=0), replace(square, approximate=False),
-        replace(square, warps=8, programs=1, stages=5), replace(square, warps=8, programs=1, stages=6, promote=4),
-        replace(square, warps=8, programs=1, stages=6, promote=1),
-        replace(square, rows=256, warps=8, programs=1, stages=4),
-        special, replace(special, columns=128, stages=5), replace(special, depth=64, stages=5),
-    ):  # fmt: skip
+def variants(long: bool) -> Iterator[tuple[tuning.Kind, Config]]:
+    """Configurations worth a run on Hopper. long: sums that are to be added up in float32 on their way."""
+    often = 14 if long else 0
+    wide = tuning.Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4, promote=often)
+    gluon = tuning.GemmHopper(promote=often)
+    turns = tuning.GemmHopper(turns=True, stages=6, buffers=1, promote=often)
+    configs: tuple[Config, ...] = (
+        (wide, replace(wide, promote=0), replace(gluon, promote=0), replace(gluon, promote=20))
+        if long
+        else (replace(wide, stages=3, pieces=1), replace(wide, descriptors="none", stages=3, programs=0))
+    )
+    # What is written out comes last: a fault of its barriers would hang the card.
+    configs += (gluon, replace(gluon, group=16), replace(gluon, stages=3, buffers=4), turns)
+    configs += (replace(gluon, depth=64, stages=8, promote=28),) if long else (replace(turns, stages=5, buffers=2),)
+    for config in configs:
         yield "fp8", config
-    for config in (
-        wide, replace(wide, programs=0), square, replace(square, warps=8), replace(square, programs=0),
-        replace(square, warps=8, programs=1, stages=5), replace(square, warps=8, programs=1, depth=256),
-        replace(wide, descriptors="none", stages=3, programs=0),
-    ):  # fmt: skip
-        yield "int8", config
-    for config in (
-        replace(square, warps=8, programs=1, stages=5), replace(square, warps=8), square,
-        replace(square, warps=8, descriptors="none", programs=0),
-    ):  # fmt: skip
-        yield "tiles", config
 
 
-def label(config: tuning.Gemm) -> str:
+def label(config: Config) -> str:
     """A configuration by what differs from the plainest."""
-    parts = [f"{config.rows}x{config.columns}x{config.depth}", f"{config.warps} warps", f"{config.stages} stages"]
-    for field in fields(config)[5:]:
+    if isinstance(config, tuning.GemmHopper):
+        parts = ["gluon", f"{config.stages} stages of {config.depth}"]
+    else:
+        parts = [
+            f"{config.rows}x{config.columns}x{config.depth}", f"{config.warps} warps", f"{config.stages} stages"
+        ]  # fmt: skip
+    told = ("rows", "columns", "depth", "warps", "stages")
+    for field in fields(config):
         value = getattr(config, field.name)
-        if value != field.default:
+        if value != field.default and field.name not in told:
             parts.append(field.name if value is True else f"{field.name} {value}")
     return " ".join(parts)
 
@@ -205,10 +213,10 @@ def variant_cases(shape: Shape, inputs: Inputs) -> Iterator[Case]:
         "fp8": inputs.fp8, "int8": inputs.int8, "tiles": (inputs.int8[0], inputs.tiles)
     }  # fmt: skip
     scale = reach.bound(inputs.fp8[0], inputs.reach)
-    for kind, config in variants():
+    for kind, config in variants(gemm.kind_of(inputs.fp8[1]) == "fp8 long"):
         x, weight = operands[kind]
 
-        def run(x: Rows = x, weight: Rows | Tiles = weight, config: tuning.Gemm = config) -> Tensor:
+        def run(x: Rows = x, weight: Rows | Tiles = weight, config: Config = config) -> Tensor:
             return gemm.linear(x, weight, inputs.bias, config=config)
 
         def judge(rows: slice, run: Callable[[], Tensor] = run, x: Rows = x, w: Rows | Tiles = weight) -> float:
@@ -219,25 +227,34 @@ def variant_cases(shape: Shape, inputs: Inputs) -> Iterator[Case]:
             continue
         if shape.n > shape.k:  # ffn.0
 
-            def hidden(w: Rows = inputs.fp8[1], config: tuning.Gemm = config) -> Rows:
+            def hidden(w: Rows = inputs.fp8[1], config: Config = config) -> Rows:
                 return gemm.linear_gelu_rows(inputs.fp8[0], w, inputs.bias, scale, config)
 
-            yield Case("     GELU to fp8", hidden, None, plain - shape.m * shape.n)
-        else:
-
-            def beside(config: tuning.Gemm = config) -> Tensor:
-                return gemm.linear(
-                    *inputs.fp8, inputs.bias, residual=inputs.residual, gate=inputs.gate, config=config
+            def judge_hidden(rows: slice, hidden: Callable[[], Rows] = hidden) -> float:
+                return accuracy.relative_error(
+                    hidden().float()[rows], expected(rows, *inputs.fp8, inputs.bias, gelu=True)
                 )
 
-            yield Case("     gate and residual", beside, None, plain + 2 * shape.m * shape.n)
+            yield Case("     GELU to fp8", hidden, judge_hidden, plain - shape.m * shape.n)
+        else:
+            ends: dict[str, Any] = {"residual": inputs.residual, "gate": inputs.gate}
+
+            def beside(config: Config = config, ends: dict[str, Any] = ends) -> Tensor:
+                return gemm.linear(*inputs.fp8, inputs.bias, config=config, **ends)
+
+            def judge_beside(
+                rows: slice, beside: Callable[[], Tensor] = beside, ends: dict[str, Any] = ends
+            ) -> float:
+                return accuracy.relative_error(beside()[rows], expected(rows, *inputs.fp8, inputs.bias, **ends))
+
+            yield Case("     gate and residual", beside, judge_beside, plain + 2 * shape.m * shape.n)
 
 
 def measure(shape: Shape, case: Case, ceilings: Ceilings, repeats: int = 15) -> Row | str:
     """One line; a text where it does not compile, fit or run."""
     flops = 0.0 if case.name.startswith("-") else 2.0 * shape.m * shape.n * shape.k
     try:
-        time = seconds(case.run, repeats=repeats, warm=2)
+        time = seconds(case.run, repeats=repeats, warm=2, queued=True)
         # The last rows too: a tile's tail is where bounds go wrong.
         error = (
             None if case.judge is None else max(case.judge(slice(0, 128)), case.judge(slice(shape.m - 128, None)))
@@ -257,7 +274,7 @@ def fp8_ceiling() -> float:
             a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
         )
 
-    return 2 * 8192**3 / seconds(run)
+    return 2 * 8192**3 / seconds(run, queued=True)
 
 
 def report(say: Callable[[str], None], copy: float, asked_variants: bool) -> tuple[bool, list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Which of the fast products runs: torch's own where nothing is to be fused and it is faster, else ours."""
+"""Which of the fast products runs: torch's own or one of ours, as `kernels.tuning.linear` says for its ends."""
 
 import torch
 from torch import Tensor
@@ -21,12 +21,22 @@ def linear(
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """`kernels.linear.reference.linear` on a card."""
-    plain = not gelu and residual is None and gate is None
-    if plain and tuning.PLAIN_BY_TORCH and isinstance(weight, Rows) and fp8.obstacle(x, weight, dtype) is None:
-        return fp8.scaled_mm(x, weight, bias, x.codes.shape[1] <= tuning.LONGEST_FAST_SUM)
-    return gemm.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype)
+    end: tuning.End = "gelu" if gelu else "plain" if residual is None and gate is None else "residual"
+    way = tuning.way(x.codes.device, gemm.kind_of(weight), end)
+    if isinstance(way, tuning.Torch):
+        if isinstance(weight, Rows) and fp8.obstacle(x, weight, dtype) is None:
+            return fp8.scaled_mm(x, weight, bias, way.fast)
+        way = None
+    if isinstance(way, tuning.GemmHopper) and (dtype != torch.bfloat16 or _differs(residual, dtype)):
+        way = None
+    return gemm.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype, config=way)
 
 
 def linear_gelu_rows(x: Rows, weight: Rows, bias: Tensor | None, reach: Tensor) -> Rows:
     """`kernels.linear.reference.linear_gelu_rows` on a card."""
-    return gemm.linear_gelu_rows(x, weight, bias, bound(x, reach))
+    way = tuning.way(x.codes.device, gemm.kind_of(weight), "codes")
+    return gemm.linear_gelu_rows(x, weight, bias, bound(x, reach), None if isinstance(way, tuning.Torch) else way)
+
+
+def _differs(residual: Tensor | None, dtype: torch.dtype) -> bool:
+    return residual is not None and residual.dtype != dtype

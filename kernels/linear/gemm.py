@@ -5,40 +5,20 @@ descriptors (TMA) or pointers; products are wgmma on 9.0, mma.sync on 8.x and 12
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false
 # (Triton's types know neither num_warps in a launch nor plain numbers beside its tensors)
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.linear.ends import end, halves, place
 from kernels.linear.weights import Tiles
-from kernels.quantized import Rows
+from kernels.quantized import FP8, Rows
 from kernels.tuning import linear as tuning
 
 WEIGHT_BLOCK = tl.constexpr(128)  # side of a checkpoint's scale tiles
-SQRT_2_PI = tl.constexpr(math.sqrt(2 / math.pi))
-LOG2E = tl.constexpr(math.log2(math.e))
-
-
-@triton.jit
-def gelu(y, APPROXIMATE: tl.constexpr):
-    """GELU by its tanh form. APPROXIMATE: one special-function instruction (error 5e-4 of y) instead of two."""
-    u = y * (1 + y * y * 0.044715) * SQRT_2_PI
-    if APPROXIMATE:
-        t = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], tl.float32, is_pure=True, pack=1)
-        return y * 0.5 * (1 + t)
-    return y / (1 + tl.exp2(u * -2 * LOG2E))
-
-
-@triton.jit
-def halves(tile):
-    """A tile's left and right half."""
-    ROWS: tl.constexpr = tile.shape[0]
-    COLUMNS: tl.constexpr = tile.shape[1]
-    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
 
 
 @triton.jit
@@ -52,28 +32,50 @@ def finish(
     COLUMNS: tl.constexpr = y.shape[1]
     r, c = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
     real = (r < m)[:, None] & (c < n)[None, :]
-    y = y.to(tl.float32) * tl.load(x_scale + r, mask=r < m, other=0.0)[:, None]
-    if not TILES:
-        y *= tl.load(w_scale + c, mask=c < n, other=0.0)[None, :]
-    if BIAS:
-        y += tl.load(bias + c, mask=c < n, other=0.0).to(tl.float32)[None, :]
-    if GELU != "none":
-        y = gelu(y, GELU == "approximate")
+    row_scale = tl.load(x_scale + r, mask=r < m, other=0.0)[:, None]
+    column_scale = 1.0 if TILES else tl.load(w_scale + c, mask=c < n, other=0.0)[None, :]
+    added = tl.load(bias + c, mask=c < n, other=0.0)[None, :] if BIAS else 0.0
+    factor, beside, code_scale = 1.0, 0.0, 1.0
     if GATE == "one":
-        y *= tl.load(gate + c, mask=c < n, other=0.0)[None, :]
+        factor = tl.load(gate + c, mask=c < n, other=0.0)[None, :]
     elif GATE == "many":  # a tile may span two batches: each row looks up its own
-        y *= tl.load(gate + (r // length)[:, None] * n + c[None, :], mask=real, other=0.0)
+        factor = tl.load(gate + (r // length)[:, None] * n + c[None, :], mask=real, other=0.0)
     if RESIDUAL:
         if DESCRIPTORS != "none":
-            y += residual.load([row, column]).to(tl.float32)
+            beside = residual.load([row, column])
         else:
-            y += tl.load(residual + r.to(tl.int64)[:, None] * n + c[None, :], mask=real, other=0.0).to(tl.float32)
+            beside = tl.load(residual + r.to(tl.int64)[:, None] * n + c[None, :], mask=real, other=0.0)
     if CODES:
-        y *= (1.0 / tl.load(out_scale + r, mask=r < m, other=1.0))[:, None]
+        code_scale = tl.load(out_scale + r, mask=r < m, other=1.0)[:, None]
+    y = end(
+        y, row_scale, column_scale, added, factor, beside, code_scale, BIAS, GELU, RESIDUAL, GATE, CODES, TILES
+    )  # fmt: skip
     if DESCRIPTORS != "none":
         out.store([row, column], y.to(out.dtype))
     else:
         tl.store(out + r.to(tl.int64)[:, None] * n + c[None, :], y.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def operands(
+    x, w, row, column, step, m, n, k,
+    DESCRIPTORS: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Codes [ROWS, DEPTH] of x and [COLUMNS, DEPTH] of w. Rows past the end repeat others or are zero."""
+    if DESCRIPTORS != "none":
+        a = x.load([row, step * DEPTH])
+        b = w.load([column, step * DEPTH])
+    else:
+        r = ((row + tl.arange(0, ROWS)) % m).to(tl.int64)
+        c = ((column + tl.arange(0, COLUMNS)) % n).to(tl.int64)
+        d = step * DEPTH + tl.arange(0, DEPTH)
+        if EVEN:
+            a = tl.load(x + r[:, None] * k + d[None, :])
+            b = tl.load(w + c[:, None] * k + d[None, :])
+        else:
+            a = tl.load(x + r[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
+            b = tl.load(w + c[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
+    return a, b
 
 
 # The number of rows is not specialised: a new length must not cost a compilation in the middle of a render.
@@ -83,7 +85,7 @@ def multiply(
     BIAS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, GATE: tl.constexpr, CODES: tl.constexpr,
     TILES: tl.constexpr, DESCRIPTORS: tl.constexpr, EVEN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, PIECES: tl.constexpr,
-    PROMOTE: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
+    PROMOTE: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
     """x [m, k] and w [n, k] codes, out [m, n]: descriptors or pointers. x_scale [m], w_scale [n] (TILES:
     [ceil(n / 128), ceil(k / 128)]), bias [n], residual [m, n], gate [b, n] float32 with m = b * length;
@@ -99,42 +101,27 @@ def multiply(
     KIND: tl.constexpr = tl.int32 if INTEGER else tl.float32
     row_tiles, column_tiles, steps = tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS), tl.cdiv(k, DEPTH)
     tiles = row_tiles * column_tiles
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN, warp_specialize=SPECIALIZE):
-        # GROUP tiles down, then one to the right.
-        first = tile // (GROUP * column_tiles) * GROUP
-        tall = tl.minimum(row_tiles - first, GROUP)
-        within = tile % (GROUP * column_tiles)
-        row = (first + within % tall) * ROWS
-        column = (within // tall) * COLUMNS
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
+        row, column = place(tile, row_tiles, column_tiles, GROUP)
+        row *= ROWS
+        column *= COLUMNS
         total = tl.zeros((ROWS, COLUMNS), tl.float32 if TILES or PROMOTE else KIND)
-        part = tl.zeros((ROWS, COLUMNS), KIND)
-        for step in tl.range(0, steps):
-            if DESCRIPTORS != "none":
-                a = x.load([row, step * DEPTH])
-                b = w.load([column, step * DEPTH])
-            else:
-                # Rows past the end repeat others: their products are not stored.
-                r = ((row + tl.arange(0, ROWS)) % m).to(tl.int64)
-                c = ((column + tl.arange(0, COLUMNS)) % n).to(tl.int64)
-                d = step * DEPTH + tl.arange(0, DEPTH)
-                if EVEN:
-                    a = tl.load(x + r[:, None] * k + d[None, :])
-                    b = tl.load(w + c[:, None] * k + d[None, :])
+        if PROMOTE and not TILES:
+            # A loop within a loop: a branch in one loop over all steps would have every product waited for.
+            for start in tl.range(0, steps, PROMOTE):
+                part = tl.zeros((ROWS, COLUMNS), KIND)
+                for step in tl.range(start, tl.minimum(start + PROMOTE, steps)):
+                    a, b = operands(x, w, row, column, step, m, n, k, DESCRIPTORS, EVEN, ROWS, COLUMNS, DEPTH)
+                    part = tl.dot(a, tl.trans(b), part, out_dtype=KIND)
+                total += part
+        else:
+            for step in tl.range(0, steps):
+                a, b = operands(x, w, row, column, step, m, n, k, DESCRIPTORS, EVEN, ROWS, COLUMNS, DEPTH)
+                if TILES:
+                    wide = column // WEIGHT_BLOCK * tl.cdiv(k, WEIGHT_BLOCK) + step * DEPTH // WEIGHT_BLOCK
+                    total += tl.dot(a, tl.trans(b), out_dtype=KIND).to(tl.float32) * tl.load(w_scale + wide)
                 else:
-                    a = tl.load(x + r[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
-                    b = tl.load(w + c[:, None] * k + d[None, :], mask=(d < k)[None, :], other=0.0)
-            if TILES:
-                wide = column // WEIGHT_BLOCK * tl.cdiv(k, WEIGHT_BLOCK) + step * DEPTH // WEIGHT_BLOCK
-                total += tl.dot(a, tl.trans(b), out_dtype=KIND).to(tl.float32) * tl.load(w_scale + wide)
-            elif PROMOTE:
-                part = tl.dot(a, tl.trans(b), part, out_dtype=KIND)
-                if step % PROMOTE == PROMOTE - 1:
-                    total += part
-                    part = tl.zeros((ROWS, COLUMNS), KIND)
-            else:
-                total = tl.dot(a, tl.trans(b), total, out_dtype=KIND)
-        if PROMOTE:
-            total += part
+                    total = tl.dot(a, tl.trans(b), total, out_dtype=KIND)
         WIDE: tl.constexpr = COLUMNS // PIECES
         if PIECES == 1:
             finish(
@@ -172,14 +159,18 @@ def linear(
     residual: Tensor | None = None,
     gate: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
-    config: tuning.Gemm | None = None,
+    config: tuning.Gemm | tuning.GemmHopper | None = None,
 ) -> Tensor:
     """`kernels.linear.reference.linear` in one kernel. `kernels.switch.linear_obstacle` says what it takes."""
     return _launch(x, weight, bias, gelu, residual, gate, dtype, None, config)
 
 
 def linear_gelu_rows(
-    x: Rows, weight: Rows, bias: Tensor | None, scale: Tensor, config: tuning.Gemm | None = None
+    x: Rows,
+    weight: Rows,
+    bias: Tensor | None,
+    scale: Tensor,
+    config: tuning.Gemm | tuning.GemmHopper | None = None,
 ) -> Rows:
     """gelu(x W^T + bias) as fp8 codes, row i by scale[i]: of `kernels.linear.reach.bound`."""
     if x.codes.dtype == torch.int8:
@@ -204,16 +195,28 @@ def _launch(
     gate: Tensor | None,
     dtype: torch.dtype,
     out_scale: Tensor | None,
-    config: tuning.Gemm | None,
+    config: tuning.Gemm | tuning.GemmHopper | None,
 ) -> Tensor:
     (m, k), n = x.codes.shape, weight.codes.shape[0]
     device = x.codes.device
     c = config or tuning.of_device(device, kind_of(weight))
-    if isinstance(weight, Tiles) and (c.columns > WEIGHT_BLOCK.value or c.depth > WEIGHT_BLOCK.value):
+    if isinstance(weight, Tiles) and isinstance(c, tuning.Gemm) and max(c.columns, c.depth) > WEIGHT_BLOCK.value:
         raise ValueError(f"a tile of {c.columns} x {c.depth} spans several scales of a checkpoint's weight")
     out = torch.empty((m, n), dtype=dtype, device=device)
-    a, b, beside, target = x.codes, weight.codes, out if residual is None else residual.contiguous(), out
+    residual = None if residual is None else residual.contiguous()
     gate = None if gate is None else gate.float().contiguous()
+    activation = ("approximate" if c.approximate and device.type == "cuda" else "exact") if gelu else "none"
+    if isinstance(c, tuning.GemmHopper):
+        if isinstance(weight, Tiles) or x.codes.dtype != FP8 or dtype not in (torch.bfloat16, FP8):
+            raise ValueError("the GEMM written out for Hopper takes fp8 rows and gives bfloat16 or fp8")
+        if residual is not None and residual.dtype != torch.bfloat16:
+            raise ValueError(f"the residual is {residual.dtype}: the GEMM written out for Hopper takes bfloat16")
+        from kernels.linear import gemm_gluon  # nothing to import where it does not run
+
+        with torch.cuda.device_of(out):
+            gemm_gluon.linear(x, weight, bias, activation, residual, gate, out, out_scale, c)
+        return out
+    a, b, beside, target = x.codes, weight.codes, out if residual is None else residual, out
     if c.descriptors == "host":
         piece = [c.rows, c.columns // c.pieces]
         a, b = (
@@ -241,7 +244,7 @@ def _launch(
             k,
             m if gate is None else m // len(gate),
             BIAS=bias is not None,
-            GELU=("approximate" if c.approximate and device.type == "cuda" else "exact") if gelu else "none",
+            GELU=activation,
             RESIDUAL=residual is not None,
             GATE="none" if gate is None else "one" if len(gate) == 1 else "many",
             CODES=out_scale is not None,
@@ -254,8 +257,7 @@ def _launch(
             GROUP=c.group,
             PIECES=c.pieces,
             PROMOTE=c.promote,
-            FLATTEN=c.programs > 0 and not c.specialize,
-            SPECIALIZE=c.specialize,
+            FLATTEN=c.programs > 0 and c.promote == 0,
             num_warps=c.warps,
             num_stages=c.stages,
         )

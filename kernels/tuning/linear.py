@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-Kind = Literal["fp8", "fp8 long", "int8", "tiles"]
+Kind = Literal["fp8", "fp8 long", "int8", "tiles"]  # long: LONGEST_FAST_SUM products are exceeded
+End = Literal["plain", "gelu", "codes", "residual"]  # what follows: nothing, GELU, GELU to fp8, gate or residual
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Gemm:
     programs: persistent ones per multiprocessor; 0: one program a tile. descriptors: TMA descriptors made by the
     host or the device, or pointers. pieces: parts in which a tile is finished and stored, so that its way through
     shared memory leaves room for another stage. promote: fp8 sums of so many steps are added up in float32, since
-    Hopper's fp8 accumulators keep 14 bits; 0: never. specialize: warps that load and warps that multiply. group:
-    tiles down before the next column. approximate: GELU by one special-function instruction.
+    Hopper's fp8 accumulators keep 14 bits; 0: never. group: tiles down before the next column. approximate: GELU by
+    one special-function instruction.
     """
 
     rows: int
@@ -28,22 +29,67 @@ class Gemm:
     descriptors: Literal["none", "host", "device"] = "none"
     pieces: Literal[1, 2, 4] = 1
     promote: int = 0
-    specialize: bool = False
     group: int = 8
     approximate: bool = True
 
     def __post_init__(self) -> None:
-        if self.specialize and (self.programs == 0 or self.descriptors != "device" or self.warps != 4):
-            raise ValueError("warp specialisation wants persistent programs of 4 warps and device descriptors")
         if self.descriptors == "device" and self.programs == 0:
             raise ValueError("descriptors made on the device take a microsecond: for persistent programs only")
 
 
+@dataclass(frozen=True)
+class GemmHopper:
+    """`linear.gemm_gluon`: bfloat16 or fp8 from fp8 on compute capability 9.0, one program per multiprocessor.
+
+    turns: the two warp groups multiply tiles of their own, 128 x 128, in turns; else halves of one, 128 x 256.
+    depth of k a step, `stages` of them in the ring. buffers: through which a group stores its pieces, of `bytes` a
+    row. promote: fp8 sums of so many steps are added up in float32; 0: never. group, approximate: as in Gemm.
+    """
+
+    turns: bool = False
+    depth: int = 128
+    stages: int = 4
+    buffers: int = 2
+    bytes: int = 128
+    promote: int = 0
+    group: int = 8
+    approximate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.columns * 2 // self.bytes % self.buffers:
+            raise ValueError(f"{self.buffers} staging buffers do not divide a tile's pieces")
+
+    @property
+    def shares(self) -> int:
+        """Groups that multiply a tile."""
+        return 1 if self.turns else 2
+
+    @property
+    def tall(self) -> int:
+        """Rows of a group."""
+        return 128 if self.turns else 64
+
+    @property
+    def columns(self) -> int:
+        return 128 if self.turns else 256
+
+    def wide(self, element: int) -> int:
+        """Columns of a piece of elements of so many bytes."""
+        return self.bytes // element
+
+
+@dataclass(frozen=True)
+class Torch:
+    """`torch._scaled_mm`, for plain fp8 products. fast: its sums keep the tensor cores' 14 bits, else 24."""
+
+    fast: bool
+
+
+Way = Torch | Gemm | GemmHopper
+
 # Sums of up to so many products stay within bounds though fp8 accumulators keep 14 bits (8.9, 9.0): error 7e-4 at
-# 1536, 1.6e-3 at 5120, 2.9e-3 at 13824. Longer ones are added up in float32 every 512.
+# 1536, 1.6e-3 at 5120, 2.9e-3 at 13824. Longer ones are added up in float32 every 14 steps of 128.
 LONGEST_FAST_SUM = 2048
-# Of plain products, without activation and residual, torch._scaled_mm was the fastest measured so far.
-PLAIN_BY_TORCH = True
 
 # 8.6, 8.9 and 12.0 have 99 KiB of shared memory. fp8 begins with 8.9.
 GEMM: dict[tuple[int, Kind], Gemm] = {
@@ -52,11 +98,11 @@ GEMM: dict[tuple[int, Kind], Gemm] = {
     (86, "int8"): Gemm(128, 128, 64, 4, 4, pieces=4),
     (86, "tiles"): Gemm(128, 128, 64, 8, 3, pieces=2),
     (89, "fp8"): Gemm(128, 128, 64, 4, 4, pieces=4),
-    (89, "fp8 long"): Gemm(128, 128, 64, 8, 4, pieces=2, promote=8),
+    (89, "fp8 long"): Gemm(128, 128, 64, 8, 4, pieces=2, promote=28),
     (89, "int8"): Gemm(128, 128, 64, 4, 4, pieces=4),
     (89, "tiles"): Gemm(128, 128, 64, 8, 3, pieces=2),
     (90, "fp8"): Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4),
-    (90, "fp8 long"): Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4, promote=4),
+    (90, "fp8 long"): Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4, promote=14),
     (90, "int8"): Gemm(128, 128, 128, 4, 3, programs=2, descriptors="host", pieces=4),
     (90, "tiles"): Gemm(128, 128, 128, 8, 5, programs=1, descriptors="host", pieces=4),
     (100, "fp8"): Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4),
@@ -64,9 +110,17 @@ GEMM: dict[tuple[int, Kind], Gemm] = {
     (100, "int8"): Gemm(128, 128, 128, 8, 4, pieces=2),
     (100, "tiles"): Gemm(128, 128, 128, 8, 3, pieces=2),
     (120, "fp8"): Gemm(128, 128, 64, 4, 4, pieces=4),
-    (120, "fp8 long"): Gemm(128, 128, 64, 8, 4, pieces=2, promote=8),
+    (120, "fp8 long"): Gemm(128, 128, 64, 8, 4, pieces=2, promote=28),
     (120, "int8"): Gemm(128, 128, 64, 4, 4, pieces=4),
     (120, "tiles"): Gemm(128, 128, 64, 8, 3, pieces=2),
+}
+
+# What runs instead where it was measured, by what follows the product: one line each for a measurement to flip.
+WAYS: dict[tuple[int, Kind, End], Way] = {
+    (90, "fp8", "plain"): Torch(fast=True),
+    (90, "fp8 long", "plain"): Torch(fast=False),
+    (90, "fp8", "codes"): Gemm(128, 256, 128, 8, 3, programs=1, descriptors="host"),
+    (90, "fp8", "residual"): Gemm(128, 256, 128, 8, 3, pieces=4),
 }
 
 
@@ -76,6 +130,18 @@ def find(capability: int, kind: Kind) -> Gemm:
     if not known:
         raise ValueError(f"no {kind} products on compute capability {capability / 10}")
     return GEMM[max(known), kind]
+
+
+def way(device: torch.device, kind: Kind, end: End) -> Way:
+    """What multiplies on a device: of WAYS, else plain fp8 products by torch, else `of_device`."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        measured = WAYS.get((major * 10 + minor, kind, end))
+        if measured is not None:
+            return measured
+        if end == "plain" and kind in ("fp8", "fp8 long"):
+            return Torch(fast=kind == "fp8")
+    return of_device(device, kind)
 
 
 def of_device(device: torch.device, kind: Kind) -> Gemm:

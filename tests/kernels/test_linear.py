@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels import accuracy, switch
 from kernels.bench import linear as bench
 from kernels.bench.timing import Ceilings
-from kernels.linear import gemm, reach, reference, weights
+from kernels.linear import fast, gemm, reach, reference, weights
 from kernels.linear.weights import Tiles
 from kernels.quantized import FP8, Rows, quantize_rows
 from kernels.reference import quantize_blocks
@@ -98,7 +98,7 @@ def test_it_is_the_product(kind: str, m: int, n: int, k: int) -> None:
         replace(PERSISTENT, promote=2, pieces=2),
         replace(PERSISTENT, promote=1, group=2),
         replace(PERSISTENT, descriptors="device", warps=8),
-        replace(PERSISTENT, descriptors="device", specialize=True, pieces=1),
+        replace(PERSISTENT, promote=3),
     ],
     ids=bench.label,
 )
@@ -142,9 +142,10 @@ def test_hidden_rows_come_in_fp8_by_the_scale_that_was_given(config: tuning.Gemm
         power = theirs.frexp().mantissa.abs() == 0.5
         assert int(power.sum()) < 0.3 * power.numel()
         ours[power] = theirs[power]
-    # Where a product lies between two codes, its last bit moves it from one to the other.
-    assert int((ours != theirs).sum()) <= 0.002 * ours.numel()
-    assert accuracy.relative_error(ours, theirs) <= 2e-3
+    # Where a product lies between two codes, its last bit moves it to the other; on a card GELU's is tanh.approx's.
+    assert int((ours != theirs).sum()) <= (0.002 if INTERPRETED else 0.01) * ours.numel()
+    exact = reference.linear(x, w, bias, gelu=True, exact=True) / scale.double()[:, None]
+    assert accuracy.relative_error(ours, exact) <= 1.02 * accuracy.relative_error(theirs, exact)
 
 
 @needs_fp8
@@ -205,7 +206,7 @@ def test_a_configuration_that_spans_several_scales_is_refused() -> None:
 def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = operands("fp8", 70, 64, 128)
     assert isinstance(w, Rows)
-    monkeypatch.setattr(tuning, "PLAIN_BY_TORCH", False)
+    monkeypatch.setattr(tuning, "way", lambda device, kind, end: tuning.of_device(device, kind))  # pyright: ignore
     direct, plain = gemm.linear(x, w, None, dtype=OUT), reference.linear(x, w, None, dtype=OUT)
     asked: list[object] = []
     compute = gemm.linear
@@ -221,6 +222,17 @@ def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(switch.VARIABLE, "reference")
     assert torch.equal(switch.linear(x, w, None, dtype=OUT), plain)
     assert len(asked) == 1
+
+
+@needs_fp8
+@pytest.mark.parametrize("way", [tuning.Torch(fast=True), tuning.GemmHopper()], ids=["torch", "gluon"])
+def test_what_a_way_cannot_take_is_left_to_the_portable_kernel(
+    way: tuning.Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, w = operands("fp8", 70, 64, 128)
+    monkeypatch.setattr(tuning, "way", lambda *_: way)  # pyright: ignore
+    found = fast.linear(x, w, None, dtype=torch.float32)
+    assert torch.equal(found, gemm.linear(x, w, None, dtype=torch.float32))
 
 
 def test_the_benchmark_judges_every_case_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +256,7 @@ def test_the_benchmark_judges_every_case_and_configuration(monkeypatch: pytest.M
         assert not [row for row in rows if isinstance(row, str)]
         assert all(row.floor > 0 for row in rows)  # pyright: ignore
     few = [("fp8", PERSISTENT), ("int8", POINTERS), ("tiles", POINTERS)]
-    monkeypatch.setattr(bench, "variants", lambda: iter(few))
+    monkeypatch.setattr(bench, "variants", lambda long: iter(few))  # pyright: ignore
     found = [bench.measure(shape, case, ceilings) for case in bench.variant_cases(shape, inputs)]
     assert len(found) == 4
     assert [row for row in found if isinstance(row, str)] == []

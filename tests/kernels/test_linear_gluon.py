@@ -1,0 +1,170 @@
+"""The fp8 GEMM written out for Hopper: what it compiles to, and on such a card what it computes."""
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from kernels import accuracy
+from kernels.bench import linear as bench
+from kernels.linear import gemm, gemm_gluon, reference, weights
+from kernels.quantized import FP8, Rows, quantize_rows
+from kernels.tuning import linear as tuning
+from tests.kernels.compiling import MODEL_SIZES, SHARED
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="needs a card of compute capability 9.0")
+CONFIGS = sorted(
+    {c for long in (False, True) for _, c in bench.variants(long) if isinstance(c, tuning.GemmHopper)},
+    key=bench.label,
+)
+EVERY_END = [
+    replace(config, promote=often)
+    for config in (tuning.GemmHopper(), tuning.GemmHopper(turns=True, stages=6, buffers=1))
+    for often in (0, 14)
+]
+
+
+def compiled(config: tuning.GemmHopper, end: tuning.End) -> Any:
+    kernel: Any = gemm_gluon.multiply_gluon
+    stored, element = ("fp8e4nv", 1) if end == "codes" else ("bf16", 2)
+    wide = config.wide(element)
+    eight = gl.NVMMASharedLayout(config.depth, 8, 2)
+    staged = gl.NVMMASharedLayout(wide * element, 8 * element, 2)
+    types = {name: "*fp32" for name in ("x_scale", "w_scale", "gate", "out_scale")} | {"bias": "*bf16"}
+    types |= {name: "i32" for name in ("m", "n", "k", "length")}
+    types |= {"x": f"tensordesc<fp8e4nv[{config.tall}, {config.depth}],{eight!r}>"}
+    types |= {"w": f"tensordesc<fp8e4nv[{config.columns}, {config.depth}],{eight!r}>"}
+    types |= {name: f"tensordesc<{stored}[{config.tall}, {wide}],{staged!r}>" for name in ("residual", "out")}
+    constants = {
+        "BIAS": True, "GELU": "approximate" if end in ("gelu", "codes") else "none", "RESIDUAL": end == "residual",
+        "GATE": "one" if end == "residual" else "none", "CODES": end == "codes", "TURNS": config.turns,
+        "TALL": config.tall, "COLUMNS": config.columns, "DEPTH": config.depth, "WIDE": wide,
+        "STAGES": config.stages, "BUFFERS": config.buffers, "PROMOTE": config.promote, "GROUP": config.group,
+    }  # fmt: skip
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in types.items()
+        if kind.startswith("*") or name in MODEL_SIZES
+    }
+    source = GluonASTSource(kernel, signature, constants, aligned)
+    return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 4})
+
+
+def loop_of_products(cubin: bytes, at: Path) -> list[list[str]]:
+    """For each place where products are issued: what stands between the first of a step and the branch back."""
+    (at / "kernel.cubin").write_bytes(cubin)
+    disassembler = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    listing = subprocess.run(
+        [str(disassembler), "-sass", str(at / "kernel.cubin")], capture_output=True, text=True, check=True
+    ).stdout
+    codes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", listing)
+    loops: list[list[str]] = []
+    for i, code in enumerate(codes):
+        if code.startswith("QGMMA") and "BRA" in codes[:i]:
+            before = len(codes[:i]) - codes[:i][::-1].index("BRA")
+            if loops and loops[-1] == codes[before : codes.index("BRA", i)]:
+                continue
+            loops.append(codes[before : codes.index("BRA", i)])
+    return loops
+
+
+@pytest.mark.parametrize("config", EVERY_END[1:3], ids=bench.label)
+def test_it_fits_and_its_loop_keeps_a_step_in_flight(
+    config: tuning.GemmHopper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for end in ("plain", "codes", "residual"):
+        built = compiled(config, end)
+        assert built.metadata.shared <= SHARED[90], end
+        assert f"m64n{config.columns}k32.f32.e4m3.e4m3" in built.asm["ptx"]
+        assert "setmaxnreg" in built.asm["ptx"]
+        loops = loop_of_products(built.asm["cubin"], tmp_path)
+        assert loops
+        for loop in loops:
+            # A step's products, then a wait for the step before: nothing is added up, and no sum is spilled here.
+            assert sum(code.startswith("QGMMA") for code in loop) == config.depth // 32 * (config.tall // 64)
+            assert loop.count("WARPGROUP.DEPBAR.LE") == 1
+            assert not [code for code in loop if code.startswith("FADD")], end
+            assert len([code for code in loop if code.startswith(("STL", "LDL"))]) <= 4, end
+
+
+def test_what_it_cannot_take_is_refused() -> None:
+    x, w = torch.randn(16, 32), torch.randn(32, 32)
+    integers = quantize_rows(x, torch.int8), weights.by_channel(w, torch.int8)
+    config = tuning.GemmHopper()
+    with pytest.raises(ValueError, match="takes fp8"):
+        gemm.linear(*integers, None, config=config)
+    eights = quantize_rows(x, FP8), weights.by_channel(w, FP8)
+    with pytest.raises(ValueError, match="gives bfloat16"):
+        gemm.linear(*eights, None, config=config, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"the residual is torch\.float32"):
+        gemm.linear(*eights, None, config=config, residual=torch.randn(16, 32))
+
+
+def test_staging_that_no_tile_fills_evenly_is_refused() -> None:
+    with pytest.raises(ValueError, match="staging"):
+        tuning.GemmHopper(turns=True, buffers=4)
+    with pytest.raises(ValueError, match="staging"):
+        tuning.GemmHopper(buffers=3)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to("cuda", torch.bfloat16)
+
+
+def drawn(m: int, n: int, k: int) -> tuple[Rows, Rows, Tensor, dict[str, Any]]:
+    x, w = quantize_rows(normal(m, k)), weights.by_channel(normal(n, k, seed=1) / k**0.5)
+    return x, w, normal(n, seed=2), {"residual": normal(m, n, seed=3), "gate": normal(1, n, seed=4).float()}
+
+
+@needs_hopper
+@pytest.mark.parametrize("config", CONFIGS, ids=bench.label)
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    # One tile and no more; tails of every side; fewer steps than stages; many tiles for each program.
+    [(1, 16, 16), (129, 272, 144), (300, 512, 1536), (70, 160, 4112), (4000, 2560, 640), (9000, 1536, 2304)],
+)
+def test_it_is_the_product(config: tuning.GemmHopper, m: int, n: int, k: int) -> None:
+    x, w, bias, beside = drawn(m, n, k)
+    # Products without a sum in float32 keep 14 bits.
+    limit = bench.LIMIT if config.promote or k <= tuning.LONGEST_FAST_SUM else 2.5e-3
+    out = gemm.linear(x, w, bias, config=config)
+    assert accuracy.relative_error(out, reference.linear(x, w, bias, exact=True)) <= limit
+    assert torch.equal(out, gemm.linear(x, w, bias, config=config))
+    out = gemm.linear(x, w, bias, config=config, **beside)
+    assert accuracy.relative_error(out, reference.linear(x, w, bias, exact=True, **beside)) <= limit
+
+
+@needs_hopper
+@pytest.mark.parametrize("config", EVERY_END, ids=bench.label)
+@pytest.mark.parametrize(("m", "n", "k"), [(130, 272, 144), (2000, 4608, 1536)])
+def test_every_end_is_the_references(config: tuning.GemmHopper, m: int, n: int, k: int) -> None:
+    x, w, bias, beside = drawn(m, n, k)
+    cases: tuple[tuple[Tensor | None, dict[str, Any]], ...] = (
+        (None, {}),
+        (bias, {"gelu": True}),
+        (None, {"residual": beside["residual"]}),
+        (
+            bias,
+            {"residual": beside["residual"], "gate": normal(2, n, seed=5).float()},
+        ),  # two batches meet in a tile
+    )
+    for with_bias, ends in cases:
+        out = gemm.linear(x, w, with_bias, config=config, **ends)
+        expected = reference.linear(x, w, with_bias, exact=True, **ends)
+        assert accuracy.relative_error(out, expected) <= bench.LIMIT, ends.keys()
+    scale = reference.bound(x, reference.reach(w, bias))
+    codes = gemm.linear_gelu_rows(x, w, bias, scale, config).codes.float()
+    portable = gemm.linear_gelu_rows(x, w, bias, scale, tuning.Gemm(128, 128, 64, 4, 3)).codes.float()
+    assert int((codes != portable).sum()) <= 0.01 * codes.numel()
