@@ -16,7 +16,7 @@ DEMO = preset("demo-t2v")
 def render(farm: Farm, seed: int) -> JobState:
     spec = JobSpec(
         kind="t2v", model=DEMO.name, model_digest=Library().digest(DEMO), prompt="a red circle moves left",
-        width=96, height=96, frames=9, fps=12, steps=2, seed=seed, guidance=3.0,
+        width=96, height=96, frames=17, fps=12, steps=2, seed=seed, guidance=3.0,
     )  # fmt: skip
     return farm.wait_final(submission.submit(farm.db, [NewJob(spec)])[0].job.id).state
 
