@@ -27,13 +27,18 @@ class Work:
         return max(self.flops / ceilings.bf16, self.bytes / ceilings.copy)
 
 
-def seconds(run: Callable[[], object], repeats: int = 15, warm: int = 3) -> float:
-    """Median device time of one call."""
+AHEAD = 1_000_000  # cycles: half a millisecond in which a call is prepared
+
+
+def seconds(run: Callable[[], object], repeats: int = 15, warm: int = 3, queued: bool = False) -> float:
+    """Median device time of one call. queued: on a busy card, as in a step: without its launch."""
     for _ in range(warm):
         run()
     times: list[float] = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if queued:
+            torch.cuda._sleep(AHEAD)  # pyright: ignore[reportPrivateUsage]
         start.record()
         run()
         end.record()
