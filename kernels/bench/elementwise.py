@@ -221,7 +221,7 @@ def failure(label: str, error: Exception) -> str:
 
 
 def check(inputs: Inputs, shape: Shape) -> dict[str, tuple[float, float]]:
-    """Each operation's error against the same arithmetic in torch, on the first rows (inf where it fails); its limit."""
+    """Each operation's error against the same arithmetic in torch, on the first rows, and its limit; inf: it fails."""
     few = inputs.first(CHECKED)
     found: dict[str, tuple[float, float]] = {}
     for one in operations(few, shape, eight_bits(few.x.device)):
