@@ -1,8 +1,8 @@
 """`python -m model.bench dit`: one denoising step of the real shapes on random weights, beside the card's floors.
 
 Ways: `torch` computes what lies between the products in plain torch, `fast` by kernels, `fp8` and `int8` with
-linear layers in 8 bits besides. All take the sparse-linear attention kernel; `--reference` adds the step without any
-(minutes for the large shapes). Needs only torch, triton, numpy and safetensors.
+linear layers in 8 bits besides. All take the sparse-linear attention kernel; `--reference` adds the step without
+any kernel (minutes for the large shapes). Needs only torch, triton, numpy and safetensors.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from model.pipeline import Pipeline, to_uint8
 
 Z = 1.96  # a normal's 95 %
 MANY = 64  # clips from which on reading them is spread over processes
+DECODED = 8  # clips at once on a card
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,18 +102,24 @@ def render(
         images = [pipeline.condition(t.image, s) for t, s in zip(chunk, specs, strict=True) if t.image is not None]
         condition = torch.cat(images) if images else None
         *_, last = pipeline.denoise(noise, text, specs[0], condition)
-        for latent in last.latent.split(1):
-            yield np.concatenate([to_uint8(c) for c in pipeline.parts.vae.stream(latent.to(pipeline.dtype))])
+        # One by one a card waits for its launches; a CPU keeps a clip in its cache.
+        for latents in last.latent.to(pipeline.dtype).split(DECODED if last.latent.is_cuda else 1):
+            videos = torch.cat(list(pipeline.parts.vae.stream(latents)), dim=2)
+            yield from (to_uint8(video) for video in videos.split(1))
 
 
 def read(clips: Sequence[probe.Frames]) -> list[probe.Reading]:
-    if len(clips) < MANY:
-        return [probe.read(c) for c in clips]
+    return _each(probe.read, clips)
+
+
+def _each(see: Callable[[probe.Frames], T], clips: Sequence[probe.Frames]) -> list[T]:
+    return [see(c) for c in clips] if len(clips) < MANY else list(_readers().map(see, clips, chunksize=8))
+
+
+@cache
+def _readers() -> ProcessPoolExecutor:
     # Spawned: a forked child would wait for the threads that torch had in its parent.
-    with ProcessPoolExecutor(
-        mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        return list(pool.map(probe.read, clips, chunksize=8))
+    return ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def verdicts(trials: Sequence[Trial], readings: Sequence[probe.Reading]) -> dict[str, list[bool | None]]:
@@ -129,7 +138,7 @@ def verdicts(trials: Sequence[Trial], readings: Sequence[probe.Reading]) -> dict
 def many_verdicts(trials: Sequence[Trial], clips: Sequence[probe.Frames]) -> dict[str, list[bool | None]]:
     """Per trial of `held_out_many`: as many as were asked for, all of that colour; both objects, each as named."""
     found: dict[str, list[bool | None]] = {"count": [], "two objects": []}
-    for trial, seen in zip(trials, (probe.read_objects(c) for c in clips), strict=True):
+    for trial, seen in zip(trials, _each(probe.read_objects, clips), strict=True):
         asked = sorted((o.colour, o.shape) for o in world.objects(trial.scene))
         shown = sorted((o.colour, o.shape) for o in seen)
         pair = trial.scene.second is not None
