@@ -169,10 +169,10 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
 
 
 def row_variants() -> tuple[tuning.Rows, ...]:
-    """Each compiles in half a second or more: the few that differ in kind. First the one in use, of either width."""
-    alone = [tuning.Rows(warps) for warps in (1, 2, 4, 8)]
-    loops = [(2, 16, False, 2), (4, 8, True, 1), (8, 4, True, 1), (8, 4, False, 2)]
-    return (*alone, *(tuning.Rows(warps, *how) for warps, *how in loops))
+    """Each compiles in half a second or more: the few that differ in kind."""
+    alone = (tuning.Rows(warps) for warps in (1, 2, 4, 8))
+    held = (tuning.Rows(4, 8, hold=True), tuning.Rows(8, 4, hold=True))
+    return (*alone, *held, tuning.Rows(2, 16, stages=2), tuning.Rows(8, 4, stages=2))
 
 
 def rope_variants() -> tuple[tuning.Rope, ...]:
@@ -221,7 +221,10 @@ def failure(label: str, error: Exception) -> str:
 
 
 def check(inputs: Inputs, shape: Shape) -> dict[str, tuple[float, float]]:
-    """Each operation's error against the same arithmetic in torch, on the first rows, and its limit; inf: it fails."""
+    """Each operation's error against the same arithmetic in torch, on the first rows, and its limit.
+
+    Infinity where it fails.
+    """
     few = inputs.first(CHECKED)
     found: dict[str, tuple[float, float]] = {}
     for one in operations(few, shape, eight_bits(few.x.device)):
