@@ -165,9 +165,10 @@ def test_quantised_rows_are_the_reference(width: int, codes: torch.dtype) -> Non
 
 
 def test_rows_between_two_codes_fall_to_one_side() -> None:
-    """Of 8 significant bits, as bfloat16 has: many lie half-way between two codes of e4m3, up to a last bit."""
-    x = (128 + torch.arange(128.0)).repeat(64, 1) * (1 + torch.arange(64.0)[:, None] / 64)
-    x = x.to(torch.bfloat16).to(DEVICE, torch.float32)
+    """Largest 448 a, others odd multiples of a: half-way between two codes of e4m3, but for a last bit."""
+    a = torch.arange(9.0, 250.0, 2, device=DEVICE)[:, None]
+    odd = torch.arange(17.0, 33.0, 2, device=DEVICE)
+    x = torch.cat([448 * a, *(a * odd * 2**binade for binade in range(-3, 4))], 1)
     found, expected = fused.quantize(x, inner(FP8) or FP8), reference.quantize(x, FP8)
     assert torch.equal(found.codes.float().clamp(-FP8_MAX, FP8_MAX).to(FP8).float(), expected.codes.float())
 
