@@ -5,8 +5,9 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do command -v python$$v && break; don
 VENV := .venv
 BIN := $(VENV)/bin
 FARM := $(BIN)/farm
-# Processes of the test run. A module stays in one, with the farm that its tests share.
-JOBS ?= 2
+# Processes of the test run; more than two cores, for whole farms wait more than they compute. A module stays in one,
+# with the farm that its tests share.
+JOBS ?= 3
 
 SEED ?= 1
 

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.private_servers import CARELESS, Server, private_postgres, private_seaweedfs
 
-# Whole farms take longest: begun first, they do not leave one process alone at the end of the run.
-_SLOW = ("tests/cluster/", "tests/line/", "tests/model/")
+# What takes longest, whole farms above all, begins first and leaves no process alone at the end of the run.
+_SLOW = ("tests/cluster/", "tests/kernels/test_interpreted.py", "tests/line/", "tests/model/")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many threads as processes: threads that spin while they wait for a core cost many times what they bring.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

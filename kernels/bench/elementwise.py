@@ -15,6 +15,7 @@ from kernels.quantized import FP8, Rows
 from kernels.tuning import elementwise as tuning
 
 SAME = 2e-3  # against the same arithmetic in torch
+ATTENDED = accuracy.BFLOAT16  # torch's attention rounds its weights to bfloat16 elsewhere
 CHECKED = 300  # rows that are compared
 EPS = 1e-6
 
@@ -91,6 +92,7 @@ class Operation:
     bytes: float
     run: Callable[..., Any]
     variants: tuple[Any, ...] = ()
+    same: float = SAME
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
     c, f = shape.dim, shape.ffn
     q, k, _ = i.packed.split(c, dim=2)
     heads = i.y.unflatten(2, (shape.heads, -1))
-    rows, ropes, pooled = row_variants(), rope_variants(1, 4), rope_variants(8, 16, 32)
+    rows, ropes = row_variants(), rope_variants()
 
     def apart(o: Any) -> tuple[Tensor, Tensor | Rows]:
         x = o.gate_residual(i.x, i.y, i.gate)
@@ -131,21 +133,13 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
     def turned(o: Any, **how: Any) -> tuple[Tensor, Tensor]:
         return o.rms_norm_rope(q, k, i.weight, i.weight, i.table, shape.heads, EPS, **how)
 
-    def turned_means(o: Any, **how: Any) -> tuple[Tensor, ...]:
-        if o is reference:
-            pair = turned(o)
-            means = o.means(*pair)
-        else:
-            *pair, means = o.rms_norm_rope_means(q, k, i.weight, i.weight, i.table, shape.heads, EPS, **how)
-        return *pair, means.q, means.k, means.k_all
-
     angles = 4 * c / shape.heads
     return [
         Operation("norm, modulated", 4 * c, lambda o: o.norm(i.x, i.modulation)),
-        Operation("norm, modulated, 8 bits", 3 * c, lambda o, **h: o.norm(i.x, i.modulation, codes, **h), rows),
+        Operation("norm, modulated, 8 bits", 3 * c, lambda o: o.norm(i.x, i.modulation, codes)),
         Operation("norm, modulated, int8", 3 * c, lambda o: o.norm(i.x, i.modulation, torch.int8)),
         Operation("norm, affine, 8 bits", 3 * c, lambda o: o.norm(i.x, i.affine, codes)),
-        Operation("gate + residual", 6 * c, lambda o, **h: o.gate_residual(i.x, i.y, i.gate, **h), rows),
+        Operation("gate + residual", 6 * c, lambda o: o.gate_residual(i.x, i.y, i.gate)),
         Operation("gate + residual, then norm in 8 bits, two launches", 9 * c, apart),
         Operation(
             "gate + residual + norm in 8 bits", 7 * c,
@@ -159,14 +153,13 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
             lambda o: o.gate_residual_norm(i.x, i.y, None, i.affine, codes),
         ),
         Operation("RMSNorm + RoPE of q and k", 8 * c + angles, turned, ropes),
-        Operation("RMSNorm + RoPE, means of blocks", 8 * c + angles, turned_means, pooled),
         Operation("RMSNorm", 4 * c, lambda o: o.rms_norm(q, i.weight, EPS)),
         Operation("GELU", 4 * f, lambda o: o.gelu(i.ffn)),
-        Operation("GELU, 8 bits", 3 * f, lambda o, **h: o.gelu(i.ffn, codes, **h), rows),
+        Operation("GELU, 8 bits", 3 * f, lambda o: o.gelu(i.ffn, codes)),
         Operation("to 8 bits", 3 * c, lambda o, **h: o.quantize(i.y, codes, **h), rows),
         Operation(
             f"attention to {shape.keys} keys", 4 * c,
-            lambda o, **h: o.attend_few(heads, i.k, i.k, i.bias, **h), few_key_variants(),
+            lambda o, **h: o.attend_few(heads, i.k, i.k, i.bias, **h), few_key_variants(), ATTENDED,
         ),
         Operation(
             f"attention to all {shape.all_keys} keys (torch)", 4 * c,
@@ -176,28 +169,22 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
 
 
 def row_variants() -> tuple[tuning.Rows, ...]:
-    alone = [tuning.Rows(warps) for warps in (1, 2, 4, 8, 16)]
-    loops = [
-        tuning.Rows(warps, programs, hold, stages)
-        for warps, programs in ((2, 8), (4, 4), (4, 8), (8, 2), (8, 4))
-        for hold in (False, True)
-        for stages in (1, 2, 3)
-    ]
-    return (*alone, *loops)
+    """Each compiles in half a second or more: the few that differ in kind."""
+    alone = (tuning.Rows(warps) for warps in (1, 2, 4, 8))
+    held = (tuning.Rows(4, 8, hold=True), tuning.Rows(8, 4, hold=True))
+    return (*alone, *held, tuning.Rows(2, 16, stages=2), tuning.Rows(8, 4, stages=2))
 
 
-def rope_variants(*rows: int) -> tuple[tuning.Rope, ...]:
-    return tuple(
-        tuning.Rope(warps, n, stages) for warps in (2, 4, 8) for n in rows for stages in ((1, 2) if n > 1 else (1,))
-    )
+def rope_variants() -> tuple[tuning.Rope, ...]:
+    return tuple(tuning.Rope(*how) for how in ((2, 1), (4, 1), (8, 1), (4, 4), (8, 4), (4, 4, 2)))
 
 
 def few_key_variants() -> tuple[tuning.FewKeys, ...]:
-    return tuple(
-        tuning.FewKeys(queries, keys, warps, stages)
-        for queries, keys, warps in ((64, 64, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8), (128, 32, 4))
-        for stages in (1, 2, 3)
-    )
+    every = (
+        (64, 128, 4, 2, 8), (64, 128, 4, 1, 8), (64, 128, 4, 3, 4), (64, 128, 4, 2, 0), (128, 128, 8, 2, 4),
+        (128, 128, 8, 1, 8), (128, 128, 4, 2, 4), (128, 64, 8, 2, 0), (128, 64, 4, 2, 0),
+    )  # fmt: skip
+    return tuple(tuning.FewKeys(*how) for how in every)
 
 
 def eight_bits(device: torch.device) -> torch.dtype:
@@ -211,8 +198,8 @@ def measure(shape: Shape, inputs: Inputs, copy: float, with_torch: bool = True) 
     for one in operations(inputs, shape, eight_bits(inputs.x.device)):
         floor = one.bytes * shape.length / copy
         try:
-            took = seconds(lambda o=one: o.run(fused))
-            plain = seconds(lambda o=one: o.run(reference), repeats=3, warm=1) if with_torch else None
+            took = seconds(lambda o=one: o.run(fused), queued=True)
+            plain = seconds(lambda o=one: o.run(reference), repeats=3, warm=1, queued=True) if with_torch else None
             yield Timed(one.name, took, floor, plain)
         except Exception as error:  # what does not run on this card is a finding
             yield failure(one.name, error)
@@ -223,7 +210,7 @@ def other_configurations(shape: Shape, inputs: Inputs, copy: float) -> Iterator[
         for config in one.variants:
             label = f"{one.name}: " + " ".join(f"{k} {v}" for k, v in asdict(config).items())
             try:
-                took = seconds(lambda o=one, c=config: o.run(fused, config=c), repeats=7, warm=2)
+                took = seconds(lambda o=one, c=config: o.run(fused, config=c), repeats=7, warm=2, queued=True)
                 yield Timed(label, took, one.bytes * shape.length / copy)
             except Exception as error:  # a configuration that does not compile or fit is a finding
                 yield failure(label, error)
@@ -233,15 +220,18 @@ def failure(label: str, error: Exception) -> str:
     return f"{label}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def check(inputs: Inputs, shape: Shape) -> dict[str, float]:
-    """Each operation's error against the same arithmetic in torch, on the first rows; inf where it fails."""
+def check(inputs: Inputs, shape: Shape) -> dict[str, tuple[float, float]]:
+    """Each operation's error against the same arithmetic in torch, on the first rows, and its limit.
+
+    Infinity where it fails.
+    """
     few = inputs.first(CHECKED)
-    found: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     for one in operations(few, shape, eight_bits(few.x.device)):
         try:
-            found[one.name] = error_of(one.run(fused), one.run(reference))
+            found[one.name] = error_of(one.run(fused), one.run(reference)), one.same
         except Exception:  # `measure` tells it
-            found[one.name] = float("inf")
+            found[one.name] = float("inf"), one.same
     return found
 
 
@@ -260,12 +250,14 @@ def report(say: Callable[[str], None], copy: float, variants: bool) -> tuple[boo
         say(f"\nelement-wise, {shape.name}: L={shape.length} C={shape.dim} ffn={shape.ffn}")
         inputs = Inputs.draw(shape)
         errors = check(inputs, shape)
-        for name, error in errors.items():
-            if not error <= SAME:
+        for name, (error, limit) in errors.items():
+            if not error <= limit:
                 right = False
-                say(f"  {name}: error {error:.1e} against torch, the limit is {SAME:.0e}")
-        say(f"  largest error against the same arithmetic in torch: {max(errors.values()):.1e}")
-        entry: dict[str, Any] = {"shape": shape.name, "errors": errors, "operations": [], "variants": []}
+                say(f"  {name}: error {error:.1e} against torch, the limit is {limit:.0e}")
+        worst = max(errors, key=lambda name: errors[name][0])
+        say(f"  largest error against the same arithmetic in torch: {errors[worst][0]:.1e}, {worst}")
+        plain = {name: error for name, (error, _) in errors.items()}
+        entry: dict[str, Any] = {"shape": shape.name, "errors": plain, "operations": [], "variants": []}
         for row in measure(shape, inputs, copy):
             say("  " + (row.line() if isinstance(row, Timed) else row))
             entry["operations"].append(row.data() if isinstance(row, Timed) else {"failed": row})

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from kernels.elementwise import activation, few_keys, reference, rope
 from kernels.elementwise import norm as layer_norm
-from kernels.elementwise.reference import Affine, Means, Modulation
+from kernels.elementwise.reference import Affine, Modulation
 from kernels.quantized import FP8, FP8_MAX, INT8_MAX, Rows
-from kernels.reference import K_BLOCK, Q_BLOCK
 from kernels.tuning import elementwise as tuning
 
 LOG2E = math.log2(math.e)
@@ -110,7 +109,7 @@ def _residual_norm(
 def rms_norm(x: Tensor, weight: Tensor, eps: float, config: tuning.Rope | None = None) -> Tensor:
     """x / sqrt(mean of squares over C + eps) * weight. x: [b, L, C] by strides, the last one 1."""
     config = config or tuning.find(x.shape[2]).rope
-    out, _ = _norm_rope(x, None, weight, weight, None, 1, eps, None, config)
+    out, _ = _norm_rope(x, None, weight, weight, None, 1, eps, config)
     return out.flatten(2)
 
 
@@ -130,39 +129,9 @@ def rms_norm_rope(
     [2, L, 1, C / heads / 2] as (cos, sin). Returns [b, L, heads, d] twice, contiguous.
     """
     config = config or tuning.find(q.shape[2]).rope
-    q_out, k_out = _norm_rope(q, k, q_weight, k_weight, table, heads, eps, None, config)
+    q_out, k_out = _norm_rope(q, k, q_weight, k_weight, table, heads, eps, config)
     assert k_out is not None
     return q_out, k_out
-
-
-def rms_norm_rope_means(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    table: Tensor,
-    heads: int,
-    eps: float,
-    config: tuning.Rope | None = None,
-) -> tuple[Tensor, Tensor, Means]:
-    """`rms_norm_rope`, and the means that a block map starts from: q and k are not read again for them.
-
-    Sums are in a fixed order: of `config.rows` rows, then of those.
-    """
-    config = config or tuning.find(q.shape[2]).pooled_rope
-    b, length, width = q.shape
-    blocks = -(-length // Q_BLOCK)
-    tiles = blocks * Q_BLOCK // config.rows  # those past the end are written as zeros
-    sums = torch.empty((2, b, tiles, width), dtype=torch.float32, device=q.device)
-    q_out, k_out = _norm_rope(q, k, q_weight, k_weight, table, heads, eps, sums, config)
-    assert k_out is not None
-    halves = sums.view(2, b, 2 * blocks, K_BLOCK // config.rows, width).sum(3)
-    count = -(-length // K_BLOCK)
-    k_rows = _block_rows(length, K_BLOCK, q.device)
-    q_mean = halves[0].view(b, blocks, 2, width).sum(2) / _block_rows(length, Q_BLOCK, q.device)
-    k_mean = halves[1, :, :count] / k_rows
-    means = (q_mean, k_mean, halves[1].sum(1) / length)
-    return q_out, k_out, Means(*(m.unflatten(-1, (heads, -1)) for m in means))
 
 
 def _norm_rope(
@@ -173,7 +142,6 @@ def _norm_rope(
     table: Tensor | None,
     heads: int,
     eps: float,
-    sums: Tensor | None,
     config: tuning.Rope,
 ) -> tuple[Tensor, Tensor | None]:
     b, length, width = q.shape
@@ -182,9 +150,8 @@ def _norm_rope(
     q_out = torch.empty((b, length, heads, width // heads), dtype=q.dtype, device=q.device)
     k_out = None if k is None else torch.empty_like(q_out)
     other = q if k is None else k
-    programs = -(-length // config.rows) if sums is None else sums.shape[2]
     with torch.cuda.device_of(q):
-        rope.rms_norm_rope[(programs, b)](
+        rope.rms_norm_rope[(-(-length // config.rows), b)](
             q,
             other,
             q_weight.contiguous(),
@@ -192,15 +159,12 @@ def _norm_rope(
             q if table is None else table.contiguous(),
             q_out,
             q_out if k_out is None else k_out,
-            q_out if sums is None else sums[0],
-            q_out if sums is None else sums[1],
             length,
             *q.stride()[:2],
             *other.stride()[:2],
             eps,
             BOTH=k is not None,
             ROTATE=table is not None,
-            SUMS=sums is not None,
             WIDTH=width,
             PAIRS=width // heads // 2,
             CHUNK=config.chunk,
@@ -209,11 +173,6 @@ def _norm_rope(
             num_warps=config.warps,
         )
     return q_out, k_out
-
-
-def _block_rows(length: int, block: int, device: torch.device) -> Tensor:
-    first = torch.arange(0, length, block, device=device)
-    return (length - first).clamp_max(block)[:, None]
 
 
 def gelu(x: Tensor, quantize: torch.dtype | None = None, config: tuning.Rows | None = None) -> Tensor | Rows:
@@ -263,10 +222,11 @@ def attend_few(
     if bias is None or d not in HEAD_DIMS:
         return reference.attend_few(q, k, v, bias)
     q, k, v = (t if t.stride()[2:] == (d, 1) else t.contiguous() for t in (q, k, v))
-    config = config or tuning.few_keys(q.dtype)
+    # Two compilations at most, whatever prompts come: keys that fit are padded to one number.
+    config = config or tuning.few_keys(q.dtype, k.shape[1])
     out = torch.empty((b, length, heads, d), dtype=q.dtype, device=q.device)
     with torch.cuda.device_of(q):
-        few_keys.attend_few[(-(-length // config.queries), b * heads)](
+        few_keys.attend_few[(config.grid(length, b * heads, q.device), b * heads)](
             q,
             k,
             v,
@@ -282,6 +242,7 @@ def attend_few(
             PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
             QUERIES=config.queries,
             KEYS=config.keys,
+            WHOLE=k.shape[1] <= config.keys,
             STAGES=config.stages,
             DIM=d,
             num_warps=config.warps,

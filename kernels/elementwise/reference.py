@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.quantized import Rows, quantize_rows
-from kernels.reference import K_BLOCK, Q_BLOCK
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,6 @@ class Affine:
     weight: Tensor
     bias: Tensor
     eps: float
-
-
-@dataclass(frozen=True)
-class Means:
-    """Float32 means of the rotated q and k, rounded as they are stored: of blocks, and of k over the sequence.
-
-    q: [b, ceil(L / 128), h, d]; k: [b, ceil(L / 64), h, d], not smoothed; k_all: [b, h, d]. A tail block's mean
-    divides by its real rows.
-    """
-
-    q: Tensor
-    k: Tensor
-    k_all: Tensor
 
 
 def norm(x: Tensor, how: Modulation | Affine, quantize: torch.dtype | None = None) -> Tensor | Rows:
@@ -83,11 +69,6 @@ def rms_norm_rope(
     return apply_rope(q.unflatten(2, (heads, -1)), table), apply_rope(k.unflatten(2, (heads, -1)), table)
 
 
-def means(q: Tensor, k: Tensor) -> Means:
-    """What `rms_norm_rope` of `fused` can sum on its way. q, k: [b, L, h, d], rotated."""
-    return Means(_block_mean(q, Q_BLOCK), _block_mean(k, K_BLOCK), k.float().mean(dim=1))
-
-
 def gelu(x: Tensor, quantize: torch.dtype | None = None) -> Tensor | Rows:
     """GELU in its tanh form. x: [..., n]; Rows have the leading dimensions flattened."""
     if quantize is not None:
@@ -123,12 +104,3 @@ def _norm(x: Tensor, how: Modulation | Affine) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], how.weight.to(dtype), how.bias.to(dtype), how.eps)
     y = F.layer_norm(x.float(), x.shape[-1:], eps=how.eps)
     return (y * (1 + how.scale[:, None]) + how.shift[:, None]).to(x.dtype)
-
-
-def _block_mean(x: Tensor, block: int) -> Tensor:
-    length = x.shape[1]
-    blocks = -(-length // block)
-    padded = F.pad(x.float(), (0, 0, 0, 0, 0, blocks * block - length)).unflatten(1, (blocks, block))
-    rows = torch.full((blocks, 1, 1), float(block), device=x.device)
-    rows[-1] = length - (blocks - 1) * block
-    return padded.sum(2) / rows

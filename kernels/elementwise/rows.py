@@ -77,14 +77,17 @@ def store_row(
     row, out, out_scale, index,
     QUANTIZE: tl.constexpr, MOST: tl.constexpr, INTEGER: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Row `index` of a contiguous [m, WIDTH]; with QUANTIZE as codes up to MOST, the scale beside it."""
+    """Row `index` of a contiguous [m, WIDTH]; with QUANTIZE as codes up to MOST, the scale beside it.
+
+    By the arithmetic of `quantize_rows`, to the last bit.
+    """
     CHUNKS: tl.constexpr = (WIDTH + CHUNK - 1) // CHUNK
     out += index * WIDTH
     inverse = 1.0
     if QUANTIZE:
-        most = tl.maximum(largest(row, CHUNK, CHUNKS), LEAST)
-        inverse = MOST / most
-        tl.store(out_scale + index, most / MOST)
+        scale = tl.maximum(largest(row, CHUNK, CHUNKS), LEAST) * (1.0 / MOST)
+        inverse = tl.div_rn(1.0, scale)
+        tl.store(out_scale + index, scale)
     for c in tl.static_range(CHUNKS):
         chunk = row[c]
         if QUANTIZE:

@@ -33,7 +33,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Rope:
-    """A program takes `rows` rows of q and k; they divide 64, as the blocks of keys do."""
+    """A program takes `rows` rows of q and k, one after the other."""
 
     warps: int
     rows: int
@@ -46,19 +46,30 @@ class Rope:
 
 @dataclass(frozen=True)
 class FewKeys:
-    """Attention to few keys: a program takes `queries` rows of a head, `keys` keys a step."""
+    """Attention to few keys: tiles of `queries` rows of a head. `keys`: at once; all of them where they suffice.
+
+    stages: of tiles of queries read ahead (of keys, where they are not all there at once). programs: per
+    multiprocessor, each looping over tiles of one head; 0: a program a tile.
+    """
 
     queries: int
     keys: int
     warps: int
     stages: int
+    programs: int = 0
+
+    def grid(self, length: int, heads: int, device: torch.device) -> int:
+        """Programs a head."""
+        tiles = -(-length // self.queries)
+        if not self.programs:
+            return tiles
+        return min(tiles, -(-self.programs * multiprocessors(device) // heads))
 
 
 @dataclass(frozen=True)
 class Config:
     norm: Rows
     rope: Rope
-    pooled_rope: Rope  # with sums of blocks of rows
     activation: Rows
 
 
@@ -70,11 +81,13 @@ def find(width: int) -> Config:
     warps = 1
     while warps < 8 and width > LANES * 4 * warps:
         warps *= 2
-    return Config(Rows(warps), Rope(warps, 1), Rope(min(8, 2 * warps), 16), Rows(warps))
+    return Config(Rows(warps), Rope(warps, 1), Rows(warps))
 
 
-def few_keys(dtype: torch.dtype) -> FewKeys:
-    return FewKeys(32, 32, 4, 1) if dtype == torch.float32 else FewKeys(128, 64, 4, 2)
+def few_keys(dtype: torch.dtype, keys: int) -> FewKeys:
+    if dtype == torch.float32:
+        return FewKeys(32, 32, 4, 1)
+    return FewKeys(64, 128, 4, 2, 8) if keys <= 128 else FewKeys(128, 64, 8, 2)
 
 
 def multiprocessors(device: torch.device) -> int:

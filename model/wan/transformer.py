@@ -114,7 +114,7 @@ class Block(nn.Module):
         ops: kernels.elementwise's reference or fused. x, y [b, L, dim]; gate [b, dim] float32; e [b, 6, dim]
         float32; text [b, n, dim], or this block's keys of it.
         """
-        e = self.modulation.float() + e
+        e = self.modulation + e  # in float32: that is e's dtype
         shift1, scale1, gate1, shift2, scale2, gate2 = e.unbind(1)  # each [b, dim]
         b = len(x)
         x, h = ops.gate_residual_norm(x, y, gate, Modulation(scale1, shift1, self.eps), codes_of(self.self_attn.q))
@@ -214,7 +214,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, ops: ModuleType, x: Tensor, y: Tensor | None, gate: Tensor | None, e: Tensor) -> Tensor:
-        shift, scale = (self.modulation.float() + e.unsqueeze(1)).unbind(1)  # each [b, dim]
+        shift, scale = (self.modulation + e.unsqueeze(1)).unbind(1)  # each [b, dim]
         return self.head(ops.gate_residual_norm(x, y, gate, Modulation(scale, shift, self.eps))[1])
 
 

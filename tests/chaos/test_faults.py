@@ -1,4 +1,4 @@
-"""The quick form of the faults: one in sixteen of what `make proof` injects."""
+"""The quick form of the faults: one in thirty of what `make proof` injects."""
 
 import sqlite3
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import laboratory, parse_plan, run_faults
+from tests.chaos.histories import fresh_url
 from tests.chaos.injector import Fault, Kind
 from tests.chaos.laws import Violation
 from tests.chaos.small_farm import SmallFarm
 
-COUNTS = {"sqlite": 90, "postgres": 35}
+COUNTS = {"sqlite": 45, "postgres": 20}
 
 
 @pytest.mark.timeout(600)  # it is work, and the machine may be busy
@@ -28,12 +29,12 @@ def test_a_fault_is_repeated_by_its_place(in_memory: str) -> None:
         assert lab.run(dict(plan), seed=3) == lab.run(dict(plan), seed=3)
 
 
-def test_a_farm_that_gives_up_is_found_out(in_memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_farm_that_gives_up_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that drops its video where the store is away, and a dispatcher that never reaps: jobs are stuck."""
     monkeypatch.setattr(SmallFarm, "_reap", lambda self: None)
     monkeypatch.setattr("tests.chaos.small_farm.MOST_TURNS", 400)
-    with laboratory(in_memory) as lab, pytest.raises(Violation, match="stuck"):
-        run_faults(lab, "either", 100, seed=1)
+    with fresh_url("sqlite") as url, laboratory(url) as lab, pytest.raises(Violation, match="stuck"):
+        run_faults(lab, "sqlite", 100, seed=1)
 
 
 def test_what_a_kill_leaves_open_is_rolled_back(tmp_path: Path) -> None:

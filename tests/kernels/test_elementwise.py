@@ -116,9 +116,12 @@ def test_residual_and_norm_are_the_reference(width: int, gated: bool, codes: tor
         before = x.clone()
         summed, normed = fused.gate_residual_norm(x, y, gate, how, inner(codes))
         expected, expected_norm = reference.gate_residual_norm(x, y, gate, how, codes)
-        assert torch.equal(summed, expected)  # the model's roundings, so the same bits
+        if gated and dtype == torch.float32:  # a card adds a product without rounding it before
+            torch.testing.assert_close(summed, expected, rtol=1e-6, atol=1e-6)
+        else:  # the model's roundings, so the same bits
+            assert torch.equal(summed, expected)
         same(normed, expected_norm)
-        assert torch.equal(fused.gate_residual(x, y, gate), expected)
+        assert torch.equal(fused.gate_residual(x, y, gate), summed)
         assert torch.equal(x, before)
 
 
@@ -136,22 +139,6 @@ def test_q_and_k_are_normalised_and_rotated(width: int, heads: int) -> None:
         apart = fused.rms_norm_rope(q.contiguous(), k.contiguous(), *weights, table, heads, EPS)
         assert torch.equal(apart[0], fused.rms_norm_rope(q, k, *weights, table, heads, EPS)[0])
         same(fused.rms_norm(q, weights[0], EPS), reference.rms_norm(q, weights[0], EPS))
-
-
-@pytest.mark.parametrize("rows", [16, 64])
-@pytest.mark.parametrize("length", [1, 65, 150])
-def test_the_means_are_those_of_the_rotated_rows(length: int, rows: int) -> None:
-    q, k = draw(2, length, 256) + 3, draw(2, length, 256, seed=1) - 2
-    table = torch.stack([torch.cos(t := draw(length, 1, 32, seed=2)), torch.sin(t)])
-    weight = 1 + draw(256, seed=3)
-    config = tuning.Rope(1, rows)
-    found_q, found_k, means = fused.rms_norm_rope_means(q, k, weight, weight, table, 4, EPS, config)
-    again = fused.rms_norm_rope(q, k, weight, weight, table, 4, EPS)
-    assert torch.equal(found_q, again[0])
-    assert torch.equal(found_k, again[1])
-    expected = reference.means(found_q, found_k)
-    for found, wanted in ((means.q, expected.q), (means.k, expected.k), (means.k_all, expected.k_all)):
-        torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("codes", CODES, ids=str)
@@ -172,7 +159,18 @@ def test_quantised_rows_are_the_reference(width: int, codes: torch.dtype) -> Non
         x[1] = 0
         x[2, 3] = 900  # an outlier takes the whole range
         x[3] *= 1e-5
-        same(fused.quantize(x, inner(codes) or codes), reference.quantize(x, codes))
+        found, expected = fused.quantize(x, inner(codes) or codes), reference.quantize(x, codes)
+        same(found, expected)
+        assert torch.equal(found.scale, expected.scale)  # and then codes differ by the last conversion alone
+
+
+def test_rows_between_two_codes_fall_to_one_side() -> None:
+    """Largest 448 a, others odd multiples of a: half-way between two codes of e4m3, but for a last bit."""
+    a = torch.arange(9.0, 250.0, 2, device=DEVICE)[:, None]
+    odd = torch.arange(17.0, 33.0, 2, device=DEVICE)
+    x = torch.cat([448 * a, *(a * odd * 2**binade for binade in range(-3, 4))], 1)
+    found, expected = fused.quantize(x, inner(FP8) or FP8), reference.quantize(x, FP8)
+    assert torch.equal(found.codes.float().clamp(-FP8_MAX, FP8_MAX).to(FP8).float(), expected.codes.float())
 
 
 def test_halves_are_rounded_to_even() -> None:
@@ -232,7 +230,7 @@ def test_strided_tables_and_inputs_are_read_rightly() -> None:
 
 
 @pytest.mark.parametrize("dim", [16, 64, 128])
-@pytest.mark.parametrize(("length", "keys"), [(1, 1), (70, 8), (130, 72), (33, 200)])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (70, 8), (130, 72), (33, 200), (300, 128)])
 def test_attention_to_few_keys_is_torchs(length: int, keys: int, dim: int) -> None:
     q = draw(2, length, 3, dim)
     k, v = draw(2, keys, 6, dim, seed=1).split(3, dim=2)  # heads of a wider row
@@ -253,7 +251,16 @@ def test_keys_of_no_weight_are_no_keys() -> None:
     bias = torch.zeros(1, 40, device=DEVICE)
     bias[0, 5:] = -torch.inf
     few = fused.attend_few(q, k[:, :5], v[:, :5], bias[:, :5].contiguous())
-    torch.testing.assert_close(fused.attend_few(q, k, v, bias), few, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(fused.attend_few(q, k, v, bias), few, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", bench.few_key_variants(), ids=str)
+def test_attention_is_the_same_in_every_configuration(config: tuning.FewKeys) -> None:
+    q, k, v = draw(2, 200, 2, 64, dtype=BRAIN), *draw(2, 104, 4, 64, dtype=BRAIN, seed=1).split(2, dim=2)
+    bias = draw(2, 104, seed=2)
+    expected = reference.attend_few(q.double(), k.double(), v.double(), bias)
+    found = fused.attend_few(q, k, v, bias, config)
+    assert accuracy.relative_error(found, expected) < accuracy.TOLERANCE[BRAIN]
 
 
 def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,16 +277,16 @@ def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pyte
     shape = bench.Shape("small", 9, 256, 576, 4, 8, 16)
     inputs = bench.Inputs.draw(shape, DEVICE, BRAIN)
     errors = bench.check(inputs, shape)
-    assert max(errors.values()) <= bench.SAME
+    assert all(error <= limit for error, limit in errors.values()), errors
     rows = list(bench.measure(shape, inputs, 1e12))
     assert [r for r in rows if not isinstance(r, bench.Timed)] == []
     assert {r.name for r in rows if isinstance(r, bench.Timed)} == set(errors)
     monkeypatch.setattr(bench, "row_variants", lambda: (tuning.Rows(1), tuning.Rows(2, 1, True, 2)))
-    monkeypatch.setattr(bench, "rope_variants", lambda *n: (tuning.Rope(1, n[0], 2),))
+    monkeypatch.setattr(bench, "rope_variants", lambda: (tuning.Rope(1, 4, 2),))
     timed = list(bench.other_configurations(shape, inputs, 1e12))
     failed = [row for row in timed if not isinstance(row, bench.Timed)]
     assert failed == []
-    assert len(timed) == 5 * 2 + 2 + len(bench.few_key_variants())
+    assert len(timed) == 2 * 2 + 1 + len(bench.few_key_variants())
 
 
 @pytest.mark.parametrize("width", [100, 1000, 5120])

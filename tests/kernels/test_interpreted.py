@@ -1,35 +1,21 @@
-"""Runs the kernels' tests in Triton's interpreter: a process of its own, for the mode is read at import."""
+"""Runs the kernels' tests in Triton's interpreter."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import triton
 
-ROOT = Path(__file__).resolve().parents[2]
-PROMISES = {"test_sparse_linear.py": 45, "test_sparse_linear_8bit.py": 30}  # and how many tests there are at least
+from tests.kernels import interpreting
 
-
-@pytest.mark.skipif(
-    tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 7),
-    reason="the interpreter of Triton 3.6 cannot run a loop with numpy 2.4",
+HERE = Path(__file__).parent
+# Two to a process, for the imports' sake; and how many tests there are at least.
+PROMISES = (
+    (("test_sparse_linear.py", "test_sparse_linear_8bit.py"), 75),
+    (("test_elementwise.py", "test_linear.py"), 120),
 )
+
+
+@interpreting.NEEDED
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "least"), PROMISES.items())
-def test_the_kernels_are_right_in_the_interpreter(name: str, least: int) -> None:
-    promises = Path(__file__).parent / name
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q", str(promises)],
-        cwd=ROOT,
-        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed, done.stdout
-    assert int(passed[1]) > least, done.stdout
-    assert "skipped" not in done.stdout
+@pytest.mark.parametrize(("names", "least"), PROMISES)
+def test_the_kernels_are_right_in_the_interpreter(names: tuple[str, ...], least: int) -> None:
+    assert interpreting.passed(*(HERE / name for name in names)) > least

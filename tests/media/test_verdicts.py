@@ -12,7 +12,7 @@ from model.demo import probe, trials
 from model.pipeline import Pipeline
 from model.wan.config import preset
 
-CLIPS = int(os.environ.get("TURBOFARM_CLIPS", "2"))
+CLIPS = int(os.environ.get("TURBOFARM_CLIPS", "1"))
 ROUND_TRIPS = 20
 
 

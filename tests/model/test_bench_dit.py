@@ -1,6 +1,5 @@
 """The step's benchmark: its floors are the design's, and it runs from the first line to the last, in small."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from model.bench import dit
+from tests.kernels import interpreting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +49,7 @@ def test_without_a_card_the_benchmark_says_so() -> None:
 def test_every_part_runs_in_the_interpreter() -> None:
     """A small model in float32 on a CPU: what is measured has no meaning, but every line of it is there."""
     code = """
+import tests.kernels.interpreting
 import dataclasses, torch
 from unittest.mock import patch
 from kernels import switch
@@ -78,8 +79,5 @@ assert 1e-3 < errors["fp8"] < 0.1, errors
 assert report["ways"]["fp8"]["kernels"] is not None
 print("ran")
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = interpreting.run("-W", "ignore", "-c", code)
     assert done.stdout.strip().endswith("ran"), done.stdout[-3000:] + done.stderr[-3000:]

@@ -4,11 +4,7 @@ The kernels themselves are judged in tests/kernels; here plain torch stands in f
 the algebra alone. `test_in_the_interpreter` runs the model once through the kernels.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,8 +18,8 @@ from model.wan import transformer
 from model.wan.config import TransformerConfig
 from model.wan.prompt import LastUsed, distinct_rows
 from model.wan.transformer import WanTransformer, rope_table
+from tests.kernels import interpreting
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TransformerConfig(dim=128, ffn_dim=160, heads=2, layers=3, text_dim=32, text_len=40, sla=True)
 GRID = (2, 6, 6)
 
@@ -188,6 +184,7 @@ def test_layers_in_8_bits_are_given_rows(model: WanTransformer) -> None:
 def test_in_the_interpreter() -> None:
     """The whole model through the kernels, in float32, where the interpreter is right."""
     code = """
+import tests.kernels.interpreting
 import torch
 from kernels import switch
 from tests.model.test_fast_path import CONFIG, inputs
@@ -202,8 +199,5 @@ torch.testing.assert_close(fast, plain, rtol=2e-5, atol=2e-5)
 assert not torch.equal(fast, plain)
 print("alike")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = interpreting.run("-c", code)
     assert done.stdout.strip() == "alike", done.stderr[-3000:]
