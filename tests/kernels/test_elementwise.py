@@ -1,6 +1,6 @@
 """The element-wise kernels: what their reference computes, quantised or not, and nothing left unwritten.
 
-On a CUDA card these run on it. Elsewhere `test_elementwise_interpreted.py` runs this file in Triton's interpreter,
+On a CUDA card these run on it. Elsewhere `test_interpreted.py` runs this file in Triton's interpreter,
 whose float8 casts are wrong: there the codes are left in float32 and cast by torch.
 """
 
@@ -19,7 +19,7 @@ from kernels.tuning import elementwise as tuning
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
-    reason = "no CUDA card here: test_elementwise_interpreted.py runs this file in Triton's interpreter"
+    reason = "no CUDA card here: test_interpreted.py runs this file in Triton's interpreter"
     pytest.skip(reason, allow_module_level=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # The interpreter computes bfloat16 wrongly.
