@@ -1,8 +1,9 @@
 """The fp8 GEMM written out for Hopper: a warp copies operands ahead, two warp groups multiply; see `gemm.multiply`.
 
 Both groups share every tile, half its rows each; whichever is ahead finishes its half beside the other's products.
-A barrier knows only its phase's parity: nobody may wait for one further on than the next, so each group passes every
-slot of the ring in order, and a slot is filled again only when both have.
+A barrier tells a phase only by its parity, so nobody may wait for a phase beyond the next: each group passes every
+slot of the ring in order, and a slot is filled again only when both have. A residual's buffer is filled again only
+behind the barrier at which its piece was stored, which all of the group pass after their wait for it.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false

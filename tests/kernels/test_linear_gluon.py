@@ -49,7 +49,8 @@ def compiled(config: tuning.GemmHopper, end: tuning.End) -> Any:
         "BIAS": True, "GELU": "approximate" if end in ("gelu", "codes") else "none", "RESIDUAL": end == "residual",
         "GATE": "one" if end == "residual" else "none", "CODES": end == "codes",
         "TALL": config.tall, "COLUMNS": config.columns, "DEPTH": config.depth, "WIDE": wide,
-        "STAGES": config.stages, "BUFFERS": config.staged(element), "PROMOTE": config.promote, "GROUP": config.group,
+        "STAGES": config.stages, "BUFFERS": config.staged(element),
+        "PROMOTE": config.promote, "GROUP": config.group,
     }  # fmt: skip
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {
