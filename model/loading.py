@@ -1,5 +1,6 @@
 """Weights into modules on a device: what a pipeline keeps resident."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -8,16 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels import switch
 from model.checkpoints import int8, safetensors
 from model.checkpoints.entries import Device
 from model.checkpoints.fill import check_shapes, fill, tensors
 from model.library import Library, Weights
 from model.memory import Plan, free_bytes, plan_for
 from model.wan.config import Preset
+from model.wan.quantize import DTYPES, quantize_linears
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
 
 M = TypeVar("M", bound=nn.Module)
+LINEARS = "TURBOFARM_LINEARS"
 
 
 class TextEncoder(Protocol):
@@ -53,8 +57,9 @@ def load(preset: Preset, library: Library, device: Device, plan: Plan | None = N
     if preset.dtype == "float32":  # cuDNN would round to 10 bits: one seed, one video on every device
         torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, preset.dtype)
-    transformer = _transformer(preset, weights.transformer, dtype, device)
-    low = _transformer(preset, weights.low, dtype, device) if weights.low else None
+    codes = linear_codes(preset, device)
+    transformer = _transformer(preset, weights.transformer, dtype, device, codes)
+    low = _transformer(preset, weights.low, dtype, device, codes) if weights.low else None
     vae = WanVAE(preset.vae)  # not on meta: its latent statistics are buffers that no file holds
     fill(vae, safetensors.open_files(weights.vae), dtype, device)
     _rest(vae, device)
@@ -64,13 +69,39 @@ def load(preset: Preset, library: Library, device: Device, plan: Plan | None = N
     )  # fmt: skip
 
 
-def _transformer(preset: Preset, files: tuple[Path, ...], dtype: torch.dtype, device: Device) -> WanTransformer:
+def linear_codes(preset: Preset, device: Device) -> torch.dtype | None:
+    """In which 8 bits the transformer's linear layers compute; None: in the preset's own dtype.
+
+    Distilled bfloat16 models on a CUDA card: fp8, or before compute capability 8.9 int8; not where the kernels are
+    switched off. TURBOFARM_LINEARS=bf16, fp8 or int8 says otherwise. Raises ValueError where it says anything else,
+    or fp8 to a card that has none.
+    """
+    where = torch.device(device)
+    asked = os.environ.get(LINEARS) or None
+    if asked not in (None, "bf16", *DTYPES):
+        raise ValueError(f"{LINEARS}={asked}: say bf16, fp8 or int8, or leave it unset")
+    if where.type != "cuda" or preset.dtype != "bfloat16" or asked == "bf16":
+        return None
+    best = switch.operand_dtype(where)
+    if asked == "fp8" and best != DTYPES["fp8"]:
+        raise ValueError(f"{LINEARS}=fp8: this card's compute capability is below 8.9; say int8 or bf16")
+    if asked:
+        return DTYPES[asked]
+    return best if preset.distilled and switch.forced() != "reference" else None
+
+
+def _transformer(
+    preset: Preset, files: tuple[Path, ...], dtype: torch.dtype, device: Device, codes: torch.dtype | None
+) -> WanTransformer:
     with torch.device("meta"):
         model = WanTransformer(preset.transformer, preset.topk)
     fill(model, int8.expanded(safetensors.open_files(files)), dtype, device)
     for part in (model.time_embedding, model.time_projection):
         part.float()
-    return _rest(model, device)
+    model = _rest(model, device)
+    if codes is not None:
+        quantize_linears(model, codes)
+    return model
 
 
 def _text(

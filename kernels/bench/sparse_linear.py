@@ -149,7 +149,7 @@ def stages(shape: Shape, inputs: Inputs, ceilings: Ceilings) -> list[Row]:
     if tuning.has_8bit(q.device):
         parts |= _stages_8bit(inputs)
     floors = {name: w.floor(ceilings) for name, w in (work(shape) | work_8bit(shape)).items()}
-    return [Row(name, seconds(part), floors.get(name, 0.0)) for name, part in parts.items()]
+    return [Row(name, seconds(part, queued=True), floors.get(name, 0.0)) for name, part in parts.items()]
 
 
 def _stages_8bit(inputs: Inputs) -> dict[str, Callable[[], object]]:
@@ -186,7 +186,7 @@ def variants(inputs: Inputs, shape: Shape, ceilings: Ceilings) -> Iterator[tuple
                 first = found if first is None else first
                 label += f" differs {accuracy.relative_error(found, first):.1e}"
             del found
-            yield stage, Row(label, seconds(run_one, repeats=7, warm=2), floors[stage])
+            yield stage, Row(label, seconds(run_one, repeats=7, warm=2, queued=True), floors[stage])
         except Exception as error:  # a configuration that does not compile or fit is a finding
             yield stage, f"{label}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
@@ -233,8 +233,8 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     surveys = [
         tuning.Survey(keys, warps, depth, registers, split)
         for keys, warps, depth, registers, split in (
-            (32, 8, 3, 128, 0), (32, 8, 4, 128, 0), (32, 8, 2, 128, 0), (64, 8, 3, 128, 0), (64, 8, 3, None, 0),
-            (32, 8, 3, None, 0), (32, 16, 3, 128, 0), (32, 8, 3, 128, 1024), (32, 8, 3, 128, 4096),
+            (64, 8, 3, None, 0), (64, 8, 4, None, 0), (64, 8, 3, None, 2048), (64, 8, 3, None, 4096),
+            (32, 8, 3, None, 0), (32, 8, 3, 128, 0), (32, 16, 3, 128, 0),
         )
     ]  # fmt: skip
     found: list[Variant] = [
@@ -244,7 +244,7 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
     found += [("8-bit moments", label_of(c), lambda c=c: operands.moments(k, v, inputs.weight, c)) for c in surveys]
     found += [
         ("8-bit operands", f"warps {w}", lambda w=w: operands.operands(q, k, v, ready.moments, tuning.Quantize(w)))
-        for w in (4, 8)
+        for w in (2, 4, 8)
     ]
     if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) == (9, 0):
         found += _variants_hopper(inputs, base, ready)
@@ -253,7 +253,7 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
 
 def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.Prepared) -> list[Variant]:
     q = inputs.q
-    own = [tuning.AttendHopper(depth, turns=turns) for depth in (2, 4, 5) for turns in (False, True)]
+    own = [tuning.AttendHopper(depth, turns=turns) for depth in (2, 3) for turns in (False, True)]
     found: list[Variant] = [
         ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c)) for c in own
     ]
@@ -264,7 +264,7 @@ def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.
 
     return found + [
         ("8-bit module", label_of(c), lambda c=c: module(c))
-        for c in (tuning.AttendHopper(), tuning.AttendHopper(turns=True))
+        for c in (tuning.AttendHopper(2), tuning.AttendHopper(2, turns=True))
     ]
 
 

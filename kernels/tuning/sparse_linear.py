@@ -128,8 +128,8 @@ HALF: dict[tuple[int, int], Config] = {
 EIGHT: dict[tuple[int, int], Config8] = {
     (89, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
     (89, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
-    (90, 64): Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3, 128), Quantize(8)),  # by analogy: not measured
-    (90, 128): Config8(Attend8(64, 128, 4, 5), Survey(32, 8, 3, 128), Quantize(8)),
+    (90, 64): Config8(AttendHopper(2), Survey(64, 8, 3), Quantize(4)),  # by analogy: not measured
+    (90, 128): Config8(AttendHopper(2), Survey(64, 8, 3), Quantize(4)),
     (100, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
     (100, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
     (120, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),

@@ -10,7 +10,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,15 +153,21 @@ def block_maps(kept: list[Tensor], replay: bool) -> Iterator[None]:
     """Notes each layer's block map, or gives the noted ones back in their order."""
     from kernels.attention import sparse_linear
 
-    choose, turn = sparse_linear.block_index, iter(list(kept))
+    turn = iter(list(kept))
 
-    def index(q: Tensor, k: Tensor, topk: float) -> Tensor:
-        if replay:
-            return next(turn)
-        kept.append(choose(q, k, topk))
-        return kept[-1]
+    def noting(choose: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def index(*given: Any) -> Tensor:
+            if replay:
+                return next(turn)
+            kept.append(choose(*given))
+            return kept[-1]
 
-    with patch.object(sparse_linear, "block_index", index):
+        return index
+
+    # Of q and k, or of the means that 8-bit attention has made already.
+    with ExitStack() as patched:
+        for name in ("block_index", "index_of_means"):
+            patched.enter_context(patch.object(sparse_linear, name, noting(getattr(sparse_linear, name))))
         yield
 
 

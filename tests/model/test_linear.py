@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from kernels import switch
 from kernels.accuracy import relative_error
+from model import loading
 from model.demo import variants
-from model.wan.config import TransformerConfig
+from model.pipeline import Pipeline
+from model.wan.config import TransformerConfig, preset
 from model.wan.linear import Linear8, together
 from model.wan.quantize import DTYPES, quantize_linears
 from model.wan.transformer import WanTransformer
@@ -140,3 +142,43 @@ def test_the_demo_models_can_be_judged_in_8_bits() -> None:
     assert isinstance(layers["blocks.0.ffn.0"], Linear8)
     assert isinstance(layers["blocks.0.ffn.2"], nn.Linear)
     assert not any(isinstance(layer, Linear8) for layer in plain.pipeline().parts.transformer.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "capability", "asked", "kernels", "expected"),
+    [
+        ("wan2.1-t2v-1.3b", "cuda", (9, 0), "", "", "fp8"),
+        ("wan2.1-t2v-1.3b", "cuda", (8, 0), "", "", "int8"),
+        ("wan2.1-t2v-1.3b", "cuda", (9, 0), "bf16", "", None),
+        ("wan2.1-t2v-1.3b", "cuda", (9, 0), "int8", "", "int8"),
+        ("wan2.1-t2v-1.3b", "cuda", (9, 0), "", "reference", None),
+        ("wan2.1-t2v-1.3b", "cpu", None, "", "", None),
+        ("wan2.1-t2v-1.3b-base", "cuda", (9, 0), "", "", None),
+        ("wan2.1-t2v-1.3b-base", "cuda", (9, 0), "fp8", "", "fp8"),
+        ("demo-t2v", "cuda", (9, 0), "fp8", "", None),
+    ],
+)
+def test_which_models_compute_in_8_bits(
+    name: str, device: str, capability: tuple[int, int] | None, asked: str, kernels: str, expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setenv(loading.LINEARS, asked)
+    monkeypatch.setenv(switch.VARIABLE, kernels)
+    assert loading.linear_codes(preset(name), device) == (None if expected is None else DTYPES[expected])
+
+
+@pytest.mark.parametrize(("asked", "capability"), [("fp4", (9, 0)), ("fp8", (8, 0))])
+def test_what_a_card_cannot_do_is_said(
+    asked: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setenv(loading.LINEARS, asked)
+    with pytest.raises(ValueError, match=f"TURBOFARM_LINEARS={asked}: .*say"):
+        loading.linear_codes(preset("wan2.1-t2v-1.3b"), "cuda")
+
+
+def test_layers_are_in_8_bits_once_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "linear_codes", lambda *_: DTYPES["int8"])
+    transformer = Pipeline.load(preset("demo-t2v")).parts.transformer
+    assert sum(isinstance(layer, Linear8) for layer in transformer.modules()) == 10 * transformer.config.layers
