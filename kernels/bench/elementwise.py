@@ -15,6 +15,9 @@ from kernels.quantized import FP8, Rows
 from kernels.tuning import elementwise as tuning
 
 SAME = 2e-3  # against the same arithmetic in torch
+# Rows in 8 bits: where a float32 rounding differs from torch's at a tie of two codes, an element moves by at least
+# 6 %, and on a few rows one such element shows.
+SAME_CODES = 4e-3
 ATTENDED = accuracy.BFLOAT16  # torch's attention rounds its weights to bfloat16 elsewhere
 CHECKED = 300  # rows that are compared
 EPS = 1e-6
@@ -229,10 +232,16 @@ def check(inputs: Inputs, shape: Shape) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
     for one in operations(few, shape, eight_bits(few.x.device)):
         try:
-            found[one.name] = error_of(one.run(fused), one.run(reference)), one.same
+            expected = one.run(reference)
+            limit = max(one.same, SAME_CODES) if in_8_bits(expected) else one.same
+            found[one.name] = error_of(one.run(fused), expected), limit
         except Exception:  # `measure` tells it
             found[one.name] = float("inf"), one.same
     return found
+
+
+def in_8_bits(out: Any) -> bool:
+    return isinstance(out, Rows) or (isinstance(out, tuple) and any(map(in_8_bits, out)))
 
 
 def error_of(found: Any, expected: Any) -> float:

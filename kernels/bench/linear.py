@@ -174,18 +174,17 @@ def unquantised(shape: Shape, inputs: Inputs) -> dict[str, float]:
 
 def variants(long: bool) -> Iterator[tuple[tuning.Kind, Config]]:
     """Configurations worth a run on Hopper. long: sums that are to be added up in float32 on their way."""
-    often = 14 if long else 0
-    wide = tuning.Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4, promote=often)
-    gluon = tuning.GemmHopper(promote=often)
-    turns = tuning.GemmHopper(turns=True, stages=6, buffers=1, promote=often)
+    gluon = tuning.GemmHopper(promote=14 if long else 0)
+    wide = tuning.GEMM[90, "fp8 long" if long else "fp8"]
     configs: tuple[Config, ...] = (
-        (wide, replace(wide, promote=0), replace(gluon, promote=0), replace(gluon, promote=20))
+        (wide,)
         if long
         else (replace(wide, stages=3, pieces=1), replace(wide, descriptors="none", stages=3, programs=0))
     )
     # What is written out comes last: a fault of its barriers would hang the card.
-    configs += (gluon, replace(gluon, group=16), replace(gluon, stages=3, buffers=4), turns)
-    configs += (replace(gluon, depth=64, stages=8, promote=28),) if long else (replace(turns, stages=5, buffers=2),)
+    configs += (gluon, replace(gluon, group=16), replace(gluon, stages=3, buffers=4))
+    if long:
+        configs += (replace(gluon, depth=64, stages=8, promote=28),)
     for config in configs:
         yield "fp8", config
 

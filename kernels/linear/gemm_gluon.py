@@ -1,7 +1,9 @@
 """The fp8 GEMM written out for Hopper: a warp copies operands ahead, two warp groups multiply; see `gemm.multiply`.
 
-Either both groups share a tile, half its rows each, or they take turns: one's products run while the other finishes
-its own tile. The ring of operands is what orders them: a group can only multiply what was copied for it.
+Both groups share every tile, half its rows each; whichever is ahead finishes its half beside the other's products.
+A barrier tells a phase only by its parity, so nobody may wait for a phase beyond the next: each group passes every
+slot of the ring in order, and a slot is filled again only when both have. A residual's buffer is filled again only
+behind the barrier at which its piece was stored, which all of the group pass after their wait for it.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
@@ -24,15 +26,15 @@ from kernels.linear.ends import end, halves, place
 from kernels.quantized import Rows
 from kernels.tuning.linear import GemmHopper
 
+SHARES = gl.constexpr(2)  # warp groups, each with its share of a tile's rows
+
 
 @gluon.jit
 def copy_operands(
     x, w, m, n, k, a, b, ready, free,
-    TURNS: gl.constexpr, TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, STAGES: gl.constexpr,
-    GROUP: gl.constexpr,
+    TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """The copying warp: every step of every tile of this program, in the order in which they are multiplied."""
-    SHARES: gl.constexpr = 1 if TURNS else 2  # groups that multiply a tile
     row_tiles, column_tiles = gl.cdiv(m, TALL * SHARES), gl.cdiv(n, COLUMNS)
     steps = gl.cdiv(k, DEPTH)
     i = 0
@@ -52,8 +54,7 @@ def copy_operands(
 
 @gluon.jit
 def multiply_steps(
-    a, b, ready, free, i, steps, WHICH: gl.constexpr, SHARES: gl.constexpr, STAGES: gl.constexpr,
-    SUMS: gl.constexpr,
+    a, b, ready, free, i, steps, WHICH: gl.constexpr, STAGES: gl.constexpr, SUMS: gl.constexpr
 ):  # fmt: skip
     """The product over `steps` steps from the ring's i-th on, with two steps in flight."""
     TALL: gl.constexpr = a.shape[1]
@@ -64,8 +65,7 @@ def multiply_steps(
         at = i + step
         slot = at % STAGES
         mbarrier.wait(ready.index(slot), (at // STAGES) & 1)
-        share = slot * SHARES + (WHICH if SHARES == 2 else 0)
-        acc = warpgroup_mma(a.index(share), b.index(slot).permute((1, 0)), acc, is_async=True)
+        acc = warpgroup_mma(a.index(slot * SHARES + WHICH), b.index(slot).permute((1, 0)), acc, is_async=True)
         acc = warpgroup_mma_wait(1, [acc])
         mbarrier.arrive(free.index((at + STAGES - 1) % STAGES), count=1, pred=step > 0)
     acc = warpgroup_mma_wait(0, [acc])
@@ -105,11 +105,10 @@ def columns_of(
 def multiply_tiles(
     x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length, a, b, ready, free, stage, arrived,
     WHICH: gl.constexpr, BIAS: gl.constexpr, GELU: gl.constexpr, RESIDUAL: gl.constexpr, GATE: gl.constexpr,
-    CODES: gl.constexpr, TURNS: gl.constexpr, TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr,
-    WIDE: gl.constexpr, STAGES: gl.constexpr, BUFFERS: gl.constexpr, PROMOTE: gl.constexpr, GROUP: gl.constexpr,
+    CODES: gl.constexpr, TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, WIDE: gl.constexpr,
+    STAGES: gl.constexpr, BUFFERS: gl.constexpr, PROMOTE: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """A warp group: TALL rows of every tile, or all of every other tile. Sums, then pieces of WIDE columns."""
-    SHARES: gl.constexpr = 1 if TURNS else 2
+    """A warp group: TALL rows of every tile. Their sums, then pieces of WIDE columns."""
     PIECES: gl.constexpr = COLUMNS // WIDE
     EARLY: gl.constexpr = not PROMOTE and not RESIDUAL  # else there are no registers for it
     SUMS: gl.constexpr = gl.NVMMADistributedLayout(
@@ -120,17 +119,11 @@ def multiply_tiles(
     )
     row_tiles, column_tiles = gl.cdiv(m, TALL * SHARES), gl.cdiv(n, COLUMNS)
     steps = gl.cdiv(k, DEPTH)
-    first = gl.program_id(0)
-    stride = gl.num_programs(0)
     i = 0
-    if TURNS:
-        first += WHICH * stride
-        stride *= 2
-        i = WHICH * steps
-    turn = 0  # how often every staging buffer has held a residual
-    for tile in range(first, row_tiles * column_tiles, stride):
+    held = 0  # how often every staging buffer has held a residual
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
         row, column = place(tile, row_tiles, column_tiles, GROUP)
-        row = (row * SHARES + (WHICH if SHARES == 2 else 0)) * TALL
+        row = (row * SHARES + WHICH) * TALL
         column *= COLUMNS
         if RESIDUAL:
             tma.store_wait(0)
@@ -148,14 +141,12 @@ def multiply_tiles(
             total = gl.zeros([TALL, COLUMNS], gl.float32, layout=SUMS)
             for start in range(0, steps, PROMOTE):
                 some = gl.minimum(steps - start, PROMOTE)
-                total += multiply_steps(
-                    a, b, ready, free, i + start, some, WHICH, SHARES, STAGES, SUMS
-                )  # fmt: skip
+                total += multiply_steps(a, b, ready, free, i + start, some, WHICH, STAGES, SUMS)
         else:
-            total = multiply_steps(a, b, ready, free, i, steps, WHICH, SHARES, STAGES, SUMS)
+            total = multiply_steps(a, b, ready, free, i, steps, WHICH, STAGES, SUMS)
         if not EARLY:
             coming = columns_of(w_scale, bias, gate, r, column, m, n, length, BIAS, GATE, WIDE, PIECE)
-        i += 2 * steps if TURNS else steps
+        i += steps
         pieces = (total,)
         if PIECES > 1:
             pieces = halves(total)
@@ -172,7 +163,7 @@ def multiply_tiles(
             buffer = stage.index(WHICH * BUFFERS + piece % BUFFERS)
             if RESIDUAL:
                 here = arrived.index(WHICH * BUFFERS + piece % BUFFERS)
-                mbarrier.wait(here, (turn + piece // BUFFERS) & 1)
+                mbarrier.wait(here, (held + piece // BUFFERS) & 1)
                 beside = buffer.load(PIECE)
             y = end(
                 y, row_scale, scale, added, factor, beside, code_scale,
@@ -186,7 +177,7 @@ def multiply_tiles(
             if RESIDUAL and piece + BUFFERS < PIECES:
                 tma.store_wait(0)
                 fetch(residual, row, column + (piece + BUFFERS) * WIDE, buffer, here)
-        turn += PIECES // BUFFERS
+        held += PIECES // BUFFERS
     tma.store_wait(0)
 
 
@@ -194,11 +185,10 @@ def multiply_tiles(
 def multiply_gluon(
     x, w, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length,
     BIAS: gl.constexpr, GELU: gl.constexpr, RESIDUAL: gl.constexpr, GATE: gl.constexpr, CODES: gl.constexpr,
-    TURNS: gl.constexpr, TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, WIDE: gl.constexpr,
-    STAGES: gl.constexpr, BUFFERS: gl.constexpr, PROMOTE: gl.constexpr, GROUP: gl.constexpr,
+    TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, WIDE: gl.constexpr, STAGES: gl.constexpr,
+    BUFFERS: gl.constexpr, PROMOTE: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """`gemm.multiply` on descriptors of x [m, k], w [n, k], residual and out [m, n]."""
-    SHARES: gl.constexpr = 1 if TURNS else 2
     a = gl.allocate_shared_memory(gl.float8e4nv, [STAGES * SHARES, TALL, DEPTH], x.layout)
     b = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, COLUMNS, DEPTH], w.layout)
     stage = gl.allocate_shared_memory(out.dtype, [2 * BUFFERS, TALL, WIDE], out.layout)
@@ -215,15 +205,15 @@ def multiply_gluon(
         [
             (multiply_tiles, (
                 x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length, a, b, ready, free, stage,
-                arrived, 0, BIAS, GELU, RESIDUAL, GATE, CODES, TURNS, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS,
-                PROMOTE, GROUP,
+                arrived, 0, BIAS, GELU, RESIDUAL, GATE, CODES, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS, PROMOTE,
+                GROUP,
             )),
             (multiply_tiles, (
                 x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length, a, b, ready, free, stage,
-                arrived, 1, BIAS, GELU, RESIDUAL, GATE, CODES, TURNS, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS,
-                PROMOTE, GROUP,
+                arrived, 1, BIAS, GELU, RESIDUAL, GATE, CODES, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS, PROMOTE,
+                GROUP,
             )),
-            (copy_operands, (x, w, m, n, k, a, b, ready, free, TURNS, TALL, COLUMNS, DEPTH, STAGES, GROUP)),
+            (copy_operands, (x, w, m, n, k, a, b, ready, free, TALL, COLUMNS, DEPTH, STAGES, GROUP)),
         ],
         [4, 1],
         [240, 24],
@@ -249,7 +239,7 @@ def linear(
         swizzle_byte_width=wide * out.element_size(), element_bitwidth=8 * out.element_size(), rank=2
     )
     beside = out if residual is None else residual
-    tiles = -(-m // (config.tall * config.shares)) * -(-n // config.columns)
+    tiles = -(-m // (config.tall * SHARES.value)) * -(-n // config.columns)
     programs = torch.cuda.get_device_properties(out.device).multi_processor_count
     multiply_gluon[(min(tiles, programs),)](
         TensorDescriptor.from_tensor(x.codes, [config.tall, config.depth], eight),
@@ -270,13 +260,12 @@ def linear(
         RESIDUAL=residual is not None,
         GATE="none" if gate is None else "one" if len(gate) == 1 else "many",
         CODES=out_scale is not None,
-        TURNS=config.turns,
         TALL=config.tall,
         COLUMNS=config.columns,
         DEPTH=config.depth,
         WIDE=wide,
         STAGES=config.stages,
-        BUFFERS=config.buffers,
+        BUFFERS=config.staged(out.element_size()),
         PROMOTE=config.promote,
         GROUP=config.group,
         num_warps=4,

@@ -39,7 +39,7 @@ def linear_gelu_rows(x: Rows, weight: Rows, bias: Tensor | None, reach: Tensor) 
     """gelu(x W^T + bias) in fp8, each row by a scale that is known before the product: `reach`'s. See `bound`."""
     scale = bound(x, reach)
     y = linear(x, weight, bias, gelu=True, dtype=torch.float32)
-    return Rows((y / scale[:, None]).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
+    return Rows((y * scale.reciprocal()[:, None]).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
 
 
 def reach(weight: Rows, bias: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Configurations of the 8-bit GEMM, per compute capability and kind of operand."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -41,12 +41,14 @@ class Gemm:
 class GemmHopper:
     """`linear.gemm_gluon`: bfloat16 or fp8 from fp8 on compute capability 9.0, one program per multiprocessor.
 
-    turns: the two warp groups multiply tiles of their own, 128 x 128, in turns; else halves of one, 128 x 256.
-    depth of k a step, `stages` of them in the ring. buffers: through which a group stores its pieces, of `bytes` a
-    row. promote: fp8 sums of so many steps are added up in float32; 0: never. group, approximate: as in Gemm.
+    Two warp groups multiply halves of a tile, 128 x 256. depth of k a step, `stages` of them in the ring. buffers:
+    through which a group stores its pieces, of `bytes` a row. promote: fp8 sums of so many steps are added up in
+    float32; 0: never. group, approximate: as in Gemm.
     """
 
-    turns: bool = False
+    tall: ClassVar[int] = 64  # rows of a group
+    columns: ClassVar[int] = 256
+
     depth: int = 128
     stages: int = 4
     buffers: int = 2
@@ -59,23 +61,14 @@ class GemmHopper:
         if self.columns * 2 // self.bytes % self.buffers:
             raise ValueError(f"{self.buffers} staging buffers do not divide a tile's pieces")
 
-    @property
-    def shares(self) -> int:
-        """Groups that multiply a tile."""
-        return 1 if self.turns else 2
-
-    @property
-    def tall(self) -> int:
-        """Rows of a group."""
-        return 128 if self.turns else 64
-
-    @property
-    def columns(self) -> int:
-        return 128 if self.turns else 256
-
     def wide(self, element: int) -> int:
         """Columns of a piece of elements of so many bytes."""
         return self.bytes // element
+
+    def staged(self, element: int) -> int:
+        """Buffers that pieces of such elements go through: with more than there are pieces, one would be written
+        again before it is known to be read."""
+        return min(self.buffers, self.columns // self.wide(element))
 
 
 @dataclass(frozen=True)
@@ -118,9 +111,11 @@ GEMM: dict[tuple[int, Kind], Gemm] = {
 # What runs instead where it was measured, by what follows the product: one line each for a measurement to flip.
 WAYS: dict[tuple[int, Kind, End], Way] = {
     (90, "fp8", "plain"): Torch(fast=True),
-    (90, "fp8 long", "plain"): Torch(fast=False),
     (90, "fp8", "codes"): Gemm(128, 256, 128, 8, 3, programs=1, descriptors="host"),
-    (90, "fp8", "residual"): Gemm(128, 256, 128, 8, 3, pieces=4),
+    (90, "fp8", "residual"): Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4),
+    (90, "fp8 long", "plain"): GEMM[90, "fp8 long"],
+    (90, "fp8 long", "codes"): GEMM[90, "fp8 long"],
+    (90, "fp8 long", "residual"): GEMM[90, "fp8 long"],
 }
 
 

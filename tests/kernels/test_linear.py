@@ -1,6 +1,6 @@
 """The 8-bit GEMM in Triton: what float64 makes of the same codes, on every shape, format and epilogue.
 
-On a CUDA card these run on it. Elsewhere `test_linear_interpreted.py` runs this file in Triton's interpreter.
+On a CUDA card these run on it. Elsewhere `test_interpreted.py` runs this file in Triton's interpreter.
 """
 
 import os
@@ -22,7 +22,7 @@ from kernels.tuning import linear as tuning
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
-    reason = "no CUDA card here: test_linear_interpreted.py runs this file in Triton's interpreter"
+    reason = "no CUDA card here: test_interpreted.py runs this file in Triton's interpreter"
     pytest.skip(reason, allow_module_level=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # The interpreter computes bfloat16 wrongly: on a CPU the kernel is judged by what it would round.

@@ -29,7 +29,7 @@ CONFIGS = sorted(
 )
 EVERY_END = [
     replace(config, promote=often)
-    for config in (tuning.GemmHopper(), tuning.GemmHopper(turns=True, stages=6, buffers=1))
+    for config in (tuning.GemmHopper(), tuning.GemmHopper(stages=3, buffers=4))
     for often in (0, 14)
 ]
 
@@ -47,9 +47,10 @@ def compiled(config: tuning.GemmHopper, end: tuning.End) -> Any:
     types |= {name: f"tensordesc<{stored}[{config.tall}, {wide}],{staged!r}>" for name in ("residual", "out")}
     constants = {
         "BIAS": True, "GELU": "approximate" if end in ("gelu", "codes") else "none", "RESIDUAL": end == "residual",
-        "GATE": "one" if end == "residual" else "none", "CODES": end == "codes", "TURNS": config.turns,
+        "GATE": "one" if end == "residual" else "none", "CODES": end == "codes",
         "TALL": config.tall, "COLUMNS": config.columns, "DEPTH": config.depth, "WIDE": wide,
-        "STAGES": config.stages, "BUFFERS": config.buffers, "PROMOTE": config.promote, "GROUP": config.group,
+        "STAGES": config.stages, "BUFFERS": config.staged(element),
+        "PROMOTE": config.promote, "GROUP": config.group,
     }  # fmt: skip
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {
@@ -93,7 +94,7 @@ def test_it_fits_and_its_loop_keeps_a_step_in_flight(
         assert loops
         for loop in loops:
             # A step's products, then a wait for the step before: nothing is added up, and no sum is spilled here.
-            assert sum(code.startswith("QGMMA") for code in loop) == config.depth // 32 * (config.tall // 64)
+            assert sum(code.startswith("QGMMA") for code in loop) == config.depth // 32
             assert loop.count("WARPGROUP.DEPBAR.LE") == 1
             assert not [code for code in loop if code.startswith("FADD")], end
             assert len([code for code in loop if code.startswith(("STL", "LDL"))]) <= 4, end
@@ -114,9 +115,16 @@ def test_what_it_cannot_take_is_refused() -> None:
 
 def test_staging_that_no_tile_fills_evenly_is_refused() -> None:
     with pytest.raises(ValueError, match="staging"):
-        tuning.GemmHopper(turns=True, buffers=4)
-    with pytest.raises(ValueError, match="staging"):
         tuning.GemmHopper(buffers=3)
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, *EVERY_END], ids=bench.label)
+@pytest.mark.parametrize("element", [1, 2])
+def test_pieces_pass_through_every_buffer_evenly(config: tuning.GemmHopper, element: int) -> None:
+    """A buffer is written again when all but `staged - 1` stores have read theirs: only if it is the oldest."""
+    pieces = config.columns // config.wide(element)
+    assert pieces % config.staged(element) == 0
+    assert config.staged(element) <= config.buffers
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -61,7 +61,9 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
-def judge(args: Args, topk: float, limit: float = accuracy.FP8) -> Tensor:
+def judge(
+    args: Args, topk: float, limit: float = accuracy.FP8, same_limit: float = accuracy.SAME_ARITHMETIC
+) -> Tensor:
     """The blocks are the reference's; the output is the emulation's and, more loosely, that of float32."""
     q, k, v, weight, bias = args
     ready = prepared(args, topk)
@@ -74,7 +76,7 @@ def judge(args: Args, topk: float, limit: float = accuracy.FP8) -> Tensor:
     config = tuning.of_device_8bit(q.device, q.shape[-1]).attend
     unrounded = sparse_linear.attend_8bit(q, ready, bias, config, torch.float32)
     assert torch.equal(unrounded.to(out.dtype), out)
-    assert accuracy.relative_error(unrounded, same) <= accuracy.SAME_ARITHMETIC
+    assert accuracy.relative_error(unrounded, same) <= same_limit
     exact = accuracy.sparse_linear_given(q, k, v, index, weight, bias)
     assert accuracy.relative_error(out, exact) <= limit
     return out
@@ -110,9 +112,12 @@ def test_outlier_channels_cost_no_more_than_fp8_may(channel: int) -> None:
     q, k, v, weight, bias = draw(450, 1, 128)
     k[..., channel] += 50
     v[..., 5] *= 30
-    judge((q, k, v, weight, bias), 0.3)
+    # Tensor cores keep 14 bits of an e4m3 sum, so where a row's weight lies on few keys the others lose their low
+    # bits; the emulation sums exactly.
+    same = accuracy.SAME_ARITHMETIC if INTERPRETED else 3e-3
+    judge((q, k, v, weight, bias), 0.3, same_limit=same)
     q[..., 7] *= 8
-    judge((q, k, v, weight, bias), 0.3)
+    judge((q, k, v, weight, bias), 0.3, same_limit=same)
 
 
 def test_zeros_and_tiny_values_are_no_trap() -> None:
