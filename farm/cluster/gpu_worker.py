@@ -68,6 +68,9 @@ class GpuWorker:
         self._settings = settings = settings_here(farm_wide)
         # Ray has set 1. It is read when the tensor library is loaded, which has not happened yet.
         os.environ["OMP_NUM_THREADS"] = str(threads_for(slot, settings))
+        # Idle threads sleep: those that spin take a core from whoever works beside. A demo clip on 2 cores: 2.6 s
+        # instead of 2.4 alone, 4.1 instead of 6.4 beside one busy process.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._slot = slot
         self._on_probation = on_probation
         self._id = uuid.uuid4().hex
