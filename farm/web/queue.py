@@ -33,7 +33,7 @@ _LABELS = ("model", "owner", "project", "tag")
 _BLANK: Json = {
     "id": "", "state": "queued", "prompt": "", "epoch": 0, "percent": 0, "width": 0, "height": 0, "seed": "",
     "progress": None, "error": None, "artifact": None, "created_at": None, "finished_at": None,
-    "model": "", "owner": "",
+    "model": "", "owner": "", "video_removed_at": None,
 }  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from farm.api.stream import Hub
-from farm.db import jobs
+from farm.db import jobs, pruning
+from farm.domain.prune import Scope
 from farm.domain.request import new_job
 from farm.domain.states import JobState
 from farm.web.queue import GLANCE, VIDEOS
@@ -168,3 +169,37 @@ def test_many_workers_are_one_line(visit: Visit, served: Served) -> None:
     expect(page.locator(".worker")).to_have_text("0 rendering, 7 idle, 0 starting")
     page.click(".worker a")
     expect(page.locator(".tile")).to_have_count(7)
+
+
+def test_a_card_whose_video_made_room_says_so_at_once_and_after_a_reload(
+    visit: Visit, served: Served, machine: Machine
+) -> None:
+    job = submit(served, "a kite")
+    machine.take()
+    machine.finish()
+    page = visit.open()
+    gone, video = page.locator(".card").get_by_text("video removed"), page.locator(".card video")
+    expect(video).to_have_count(1)
+    expect(gone).to_be_hidden()
+    scope = Scope(frozenset({JobState.SUCCEEDED}), keep_rows=True)
+    (seen,) = pruning.candidates(served.services.db, scope, 1)
+    assert pruning.prune(served.services.db, scope, seen)
+    expect(gone).to_be_visible()
+    expect(video).to_have_count(0)
+    page.reload()
+    expect(gone).to_be_visible()
+    expect(video).to_have_count(0)
+    page.goto(f"{served.url}/jobs/{job}")
+    expect(page.get_by_text("Its video was removed to make room")).to_be_visible()
+
+
+def test_a_job_on_screen_whose_video_made_room_says_so(visit: Visit, served: Served, machine: Machine) -> None:
+    job = submit(served, "a kite")
+    machine.take()
+    machine.finish()
+    page = visit.open(f"/jobs/{job}")
+    expect(page.locator("video")).to_have_count(1)
+    scope = Scope(frozenset({JobState.SUCCEEDED}), keep_rows=True)
+    (seen,) = pruning.candidates(served.services.db, scope, 1)
+    assert pruning.prune(served.services.db, scope, seen)
+    expect(page.get_by_text("Its video was removed to make room")).to_be_visible()

@@ -24,7 +24,8 @@ export function fill(element, job) {
       fill.time(time);
     }
   }
-  if (job.artifact) video(element, job);
+  if (job.video_removed_at) removed(element);
+  else if (job.artifact) video(element, job);
 }
 
 /** "3 min ago", the same words as the server's. */
@@ -99,6 +100,14 @@ function preview(element, url) {
     if (waiting) waiting.hidden = true;
   };
   next.src = url;
+}
+
+/** Its video has made room for others: the place says so, and nothing plays. */
+function removed(element) {
+  const said = element.querySelector('[data-f="removed"]');
+  if (!said) return;
+  said.hidden = false;
+  element.querySelector('[data-f="video"]').remove();
 }
 
 function video(element, job) {

@@ -11,7 +11,7 @@ export function hearOfOwnJob(data) {
   const main = live();
   if (data.id !== main.dataset.job) return;
   // A transition changes half the page: draw it again. Between transitions only fields move.
-  const key = `${data.state} ${data.epoch ?? main.dataset.epoch} ${data.cancel_requested_at ?? ""} ${data.priority ?? ""}`;
+  const key = `${data.state} ${data.epoch ?? main.dataset.epoch} ${data.cancel_requested_at ?? ""} ${data.priority ?? ""} ${data.video_removed_at ?? ""}`;
   if (key === main.dataset.shown) return;
   main.dataset.shown = key;
   redraw();

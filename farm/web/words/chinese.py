@@ -79,6 +79,7 @@ CHINESE: dict[str, str] = {
     "share_of": "最近一次尝试：{parts}", "share_label": "最近一次尝试中各阶段的占比",
     "no_attempt": "还没有工作进程接手这个任务。",
     "no_video": "没有生成视频。", "video_removed": "视频已删除以腾出空间：",
+    "removed": "视频已删除",
     "newer": "较新", "older": "较旧", "previews": "各步预览", "reuse": "使用这些设置",
     "length": "时长", "seconds_n": "{n} 秒", "not_before": "不早于", "requires": "要求",
     "expanded": "实际渲染", "waits_for": "等待", "waited_for_by": "被以下任务等待",

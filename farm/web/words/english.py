@@ -81,6 +81,7 @@ ENGLISH: dict[str, str] = {
     "share_of": "{parts} of the last attempt", "share_label": "share of each stage in the last attempt",
     "no_attempt": "No worker has taken this job yet.",
     "no_video": "No video was made.", "video_removed": "Its video was removed to make room:",
+    "removed": "video removed",
     "newer": "Newer", "older": "Older",
     "previews": "Previews of the steps so far", "reuse": "Use settings",
     "length": "Length", "seconds_n": "{n} s", "not_before": "Not before", "requires": "Requires",
