@@ -60,6 +60,7 @@ class Machine:
     def kill(self) -> list[int]:
         """As when the power fails: everything at once."""
         everybody = self.processes()
+        send(everybody, signal.SIGSTOP)  # or Ray's daemon would still report a worker that was killed before it
         send(everybody, signal.SIGKILL)
         assert self.process is not None
         self.process.wait(10)
