@@ -1,4 +1,4 @@
-"""The 8-bit sparse pass written out for Hopper: one warp copies blocks ahead, two warp groups multiply in turns.
+"""The 8-bit sparse pass written out for Hopper: one warp copies blocks ahead, two warp groups multiply.
 
 The arithmetic is `sparse_8bit.attend_8bit`'s, but that the tensor cores add up the output: they keep some 14 bits
 of an e4m3 sum. One group's softmax runs beside the other's products and its own; queries stay in registers, blocks
@@ -39,33 +39,53 @@ TILE = gl.constexpr(Q_BLOCK)
 
 @gluon.jit
 def copy_blocks(
-    k, v, folded, index, bh, blocks, keep, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready,
+    q, q_codes, k, v, folded, index, tiles, lines, keep, length, heads, queries, keys, values, wide, state,
+    q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready, end_free,
     STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
-    """The copying warp: the listed blocks of keys and values by pairs, the last pair first; then the folded state.
+    """The copying warp, for each tile: its queries in 8 bits; the listed blocks of keys and values by pairs, the last
+    pair first; then what its end needs, queries in 16 bits and the folded state.
 
     A last block without another is copied twice.
     """
     pairs = (keep - 1) // 2
-    first = gl.load(index + 2 * pairs)
-    second = gl.load(index + keep - 1)
-    for t in range(pairs + 1):
-        slot = t % STAGES
-        phase = (t // STAGES) & 1
-        one = bh * blocks + first
-        two = bh * blocks + second
-        first = gl.load(index + gl.minimum(2 * t, keep - 1))  # the next pair, while this one waits
-        second = gl.load(index + gl.minimum(2 * t + 1, keep - 1))
-        mbarrier.wait(k_free.index(slot), phase ^ 1)
-        mbarrier.expect(k_ready.index(slot), 2 * BLOCK * DIM)
-        tma.async_copy_global_to_shared(k, [one * BLOCK, 0], k_ready.index(slot), keys.index(2 * slot))
-        tma.async_copy_global_to_shared(k, [two * BLOCK, 0], k_ready.index(slot), keys.index(2 * slot + 1))
-        mbarrier.wait(v_free.index(slot), phase ^ 1)
-        mbarrier.expect(v_ready.index(slot), 2 * BLOCK * DIM)
-        tma.async_copy_global_to_shared(v, [one * DIM, 0], v_ready.index(slot), values.index(2 * slot))
-        tma.async_copy_global_to_shared(v, [two * DIM, 0], v_ready.index(slot), values.index(2 * slot + 1))
-    mbarrier.expect(state_ready, DIM * DIM * 2)
-    tma.async_copy_global_to_shared(folded, [bh * DIM, 0], state_ready, state)
+    blocks = lines * (TILE // BLOCK)
+    i = 0
+    done = 0
+    for n in range(gl.program_id(0), tiles, gl.num_programs(0)):
+        bh = n // lines
+        tile = n % lines
+        here = index + n.to(gl.int64) * keep
+        first = gl.load(here + 2 * pairs)
+        second = gl.load(here + keep - 1)
+        mbarrier.wait(q_free, (done & 1) ^ 1)
+        mbarrier.expect(q_ready, TILE * DIM)
+        for group in gl.static_range(TILE // GROUP):
+            row = (bh * lines + tile) * TILE + group * GROUP
+            tma.async_copy_global_to_shared(q_codes, [row, 0], q_ready, queries.index(group))
+        for t in range(pairs + 1):
+            slot = (i + t) % STAGES
+            phase = ((i + t) // STAGES) & 1
+            one = bh * blocks + first
+            two = bh * blocks + second
+            first = gl.load(here + gl.minimum(2 * t, keep - 1))  # the next pair, while this one waits
+            second = gl.load(here + gl.minimum(2 * t + 1, keep - 1))
+            mbarrier.wait(k_free.index(slot), phase ^ 1)
+            mbarrier.expect(k_ready.index(slot), 2 * BLOCK * DIM)
+            tma.async_copy_global_to_shared(k, [one * BLOCK, 0], k_ready.index(slot), keys.index(2 * slot))
+            tma.async_copy_global_to_shared(k, [two * BLOCK, 0], k_ready.index(slot), keys.index(2 * slot + 1))
+            mbarrier.wait(v_free.index(slot), phase ^ 1)
+            mbarrier.expect(v_ready.index(slot), 2 * BLOCK * DIM)
+            tma.async_copy_global_to_shared(v, [one * DIM, 0], v_ready.index(slot), values.index(2 * slot))
+            tma.async_copy_global_to_shared(v, [two * DIM, 0], v_ready.index(slot), values.index(2 * slot + 1))
+        i += pairs + 1
+        mbarrier.wait(end_free, (done & 1) ^ 1)
+        mbarrier.expect(end_ready, (TILE + DIM) * DIM * 2)
+        for group in gl.static_range(TILE // GROUP):
+            row = (bh // heads) * length + tile * TILE + group * GROUP
+            tma.async_copy_global_to_shared(q, [row, (bh % heads) * DIM], end_ready, wide.index(group))
+        tma.async_copy_global_to_shared(folded, [bh * DIM, 0], end_ready, state)
+        done += 1
 
 
 @gluon.jit
@@ -146,12 +166,30 @@ def begin_output(out, p, r, values, v_ready, t, STAGES: gl.constexpr):
 
 
 @gluon.jit
+def ahead(index, k_scale, q_scale, n, lines, keep, FIRST: gl.constexpr, SCORE: gl.constexpr):
+    """What a tile begins with: its rows' scales; its last block; the scales of its first pair and of the next, and
+    the blocks of the pair after that."""
+    here = index + n.to(gl.int64) * keep
+    k_scale += n // lines * (lines * (TILE // BLOCK))
+    row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, SCORE))
+    rows = gl.load(q_scale + n.to(gl.int64) * TILE + FIRST + row)
+    last = gl.load(here + keep - 1)
+    first_one = gl.load(k_scale + gl.load(here + (keep - 1) // 2 * 2))
+    first_two = gl.load(k_scale + last)
+    scale_one = gl.load(k_scale + gl.load(here))
+    scale_two = gl.load(k_scale + gl.load(here + gl.minimum(1, keep - 1)))
+    next_one = gl.load(here + gl.minimum(2, keep - 1))
+    next_two = gl.load(here + gl.minimum(3, keep - 1))
+    return rows, last, first_one, first_two, scale_one, scale_two, next_one, next_two
+
+
+@gluon.jit
 def multiply_blocks(
-    q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-    q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
-    FIRST: gl.constexpr, BIAS: gl.constexpr, TURNS: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
+    q_scale, k_scale, v_scale, index, norm, bias, o, tiles, lines, keep, length, heads,
+    queries, keys, values, wide, state, q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready, end_free,
+    FIRST: gl.constexpr, BIAS: gl.constexpr, STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
-    """A warp group's GROUP rows of the output, from row FIRST of the tile."""
+    """A warp group's GROUP rows of every tile, from row FIRST."""
     SCORE: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK, 32]
     )
@@ -159,138 +197,142 @@ def multiply_blocks(
     LINEAR: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, DIM, 16]
     )
-    LINES: gl.constexpr = gl.BlockedLayout([1, 16], [32 // (DIM // 16), DIM // 16], [4, 1], [1, 0])
     WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [32 // (DIM // 8), DIM // 8], [4, 1], [1, 0])
     QUERY: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=SCORE, k_width=4)
     WEIGHT: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=OUT, k_width=4)
     PHI: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=LINEAR, k_width=2)
-    start = tile * TILE + FIRST
-    padded = blocks * BLOCK
-
-    row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, LINES))
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, LINES))
-    base = q_codes + (bh.to(gl.int64) * padded + start) * DIM
-    query = gl.convert_layout(gl.load(base + row[:, None] * DIM + channel[None, :]), QUERY)
-    row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, SCORE))
-    row_scale = gl.load(q_scale + bh.to(gl.int64) * padded + start + row)
-
-    none = gl.zeros([GROUP, BLOCK], gl.int32, layout=SCORE)
-    out = gl.zeros([GROUP, DIM], gl.float32, layout=OUT)
-    peak = gl.full([GROUP], float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORE))
-    total = sum_in_threads(gl.zeros([GROUP, BLOCK], gl.float32, layout=SCORE))
-    k_scale += bh * blocks
     pairs = (keep - 1) // 2
-    # The list ascends, so only its last block can be the tail: its pair goes first, and no other pays for a mask.
-    last = gl.load(index + keep - 1)
-    factor_one = row_scale * gl.load(k_scale + gl.load(index + 2 * pairs))
-    factor_two = row_scale * gl.load(k_scale + last)
-    # Blocks and their scales are looked up two steps and one step ahead.
-    scale_one = gl.load(k_scale + gl.load(index))
-    scale_two = gl.load(k_scale + gl.load(index + gl.minimum(1, keep - 1)))
-    next_one = gl.load(index + gl.minimum(2, keep - 1))
-    next_two = gl.load(index + gl.minimum(3, keep - 1))
-    one, two = begin_scores(query, keys, none, k_ready, 0, STAGES)
-    one, two = warpgroup_mma_wait(0, [one, two])
-    mbarrier.arrive(k_free.index(0), count=1)
-    rows_one = gl.where(keep % 2 == 0, BLOCK, 0)  # the last block again where there is no other
-    p, r, peak, total, shrink = weigh(
-        one, two, factor_one, factor_two, peak, total, rows_one, length - last * BLOCK,
-        True, SCORE,
-    )  # fmt: skip
-    # Beside the scores of a pair the output is rescaled; beside its softmax runs the output of the pair before.
-    ME: gl.constexpr = FIRST // GROUP
-    for t in range(pairs):
-        if TURNS:  # the first group need not wait for its first turn
-            mbarrier.wait(turn.index(ME), (t + 1 + ME) & 1)
-        one, two = begin_scores(query, keys, none, k_ready, t + 1, STAGES)
+    none = gl.zeros([GROUP, BLOCK], gl.int32, layout=SCORE)
+    i = 0
+    done = 0
+    row_scale, last, first_one, first_two, scale_one, scale_two, next_one, next_two = ahead(
+        index, k_scale, q_scale, gl.program_id(0), lines, keep, FIRST, SCORE
+    )
+    for n in range(gl.program_id(0), tiles, gl.num_programs(0)):
+        bh = n // lines
+        tile = n % lines
+        here = index + n.to(gl.int64) * keep
+        scales = k_scale + bh * (lines * (TILE // BLOCK))
+        mbarrier.wait(q_ready, done & 1)
+        query = queries.index(FIRST // GROUP).load(QUERY)
+        mbarrier.arrive(q_free, count=1)
+        out = gl.zeros([GROUP, DIM], gl.float32, layout=OUT)
+        peak = gl.full([GROUP], float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORE))
+        total = sum_in_threads(gl.zeros([GROUP, BLOCK], gl.float32, layout=SCORE))
+        one, two = begin_scores(query, keys, none, k_ready, i, STAGES)
+        one, two = warpgroup_mma_wait(0, [one, two])
+        mbarrier.arrive(k_free.index(i % STAGES), count=1)
+        # The list ascends, so only its last block can be the tail: its pair goes first, and no other pays for a mask.
+        rows_one = gl.where(keep % 2 == 0, BLOCK, 0)  # the last block again where there is no other
+        p, r, peak, total, shrink = weigh(
+            one, two, row_scale * first_one, row_scale * first_two, peak, total, rows_one, length - last * BLOCK,
+            True, SCORE,
+        )  # fmt: skip
+        # Beside the scores of a pair the output is rescaled; beside its softmax runs the output of the pair before.
+        for t in range(pairs):
+            one, two = begin_scores(query, keys, none, k_ready, i + t + 1, STAGES)
+            out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
+            running = begin_output(
+                out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, i + t, STAGES
+            )
+            one, two = warpgroup_mma_wait(2, [one, two])
+            mbarrier.arrive(k_free.index((i + t + 1) % STAGES), count=1)
+            factor_one = row_scale * scale_one
+            factor_two = row_scale * scale_two
+            # Blocks and their scales are looked up two steps and one step ahead.
+            scale_one = gl.load(scales + next_one)
+            scale_two = gl.load(scales + next_two)
+            next_one = gl.load(here + gl.minimum(2 * t + 4, keep - 1))
+            next_two = gl.load(here + gl.minimum(2 * t + 5, keep - 1))
+            p, r, peak, total, shrink = weigh(
+                one, two, factor_one, factor_two, peak, total, BLOCK, BLOCK, False, SCORE
+            )
+            out, p, r = warpgroup_mma_wait(0, [running, p, r])
+            mbarrier.arrive(v_free.index((i + t) % STAGES), count=1)
+        i += pairs + 1
+        # Beside the last product: phi(q), and what the next tile begins with.
         out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
-        running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, t, STAGES)
-        if TURNS:
-            mbarrier.arrive(turn.index(1 - ME), count=1)
-        one, two = warpgroup_mma_wait(2, [one, two])
-        mbarrier.arrive(k_free.index((t + 1) % STAGES), count=1)
-        factor_one = row_scale * scale_one
-        factor_two = row_scale * scale_two
-        scale_one = gl.load(k_scale + next_one)
-        scale_two = gl.load(k_scale + next_two)
-        next_one = gl.load(index + gl.minimum(2 * t + 4, keep - 1))
-        next_two = gl.load(index + gl.minimum(2 * t + 5, keep - 1))
-        p, r, peak, total, shrink = weigh(one, two, factor_one, factor_two, peak, total, BLOCK, BLOCK, False, SCORE)
+        running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, i - 1, STAGES)
+        following = gl.minimum(n + gl.num_programs(0), tiles - 1)
+        row_scale, last, first_one, first_two, scale_one, scale_two, next_one, next_two = ahead(
+            index, k_scale, q_scale, following, lines, keep, FIRST, SCORE
+        )
+        channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, LINEAR))
+        weight = gl.load(norm + bh * DIM + channel)
+        v_factor = gl.load(v_scale + bh * DIM + channel)
+        mbarrier.wait(end_ready, done & 1)
+        e = wide.index(FIRST // GROUP).load(LINEAR).to(gl.float32)
+        e = gl.exp2((e - gl.max(e, 1)[:, None]) * LOG2E)
+        share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
+        phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI, assert_trivial=True)
         out, p, r = warpgroup_mma_wait(0, [running, p, r])
-        mbarrier.arrive(v_free.index(t % STAGES), count=1)
-    # Beside the last product: phi(q).
-    row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, WIDE))
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
-    inside = (row < length - start)[:, None]
-    batch = (bh // heads).to(gl.int64)
-    head = bh % heads
-    base = q + batch * q_batch + head * q_head + start.to(gl.int64) * q_row
-    wide = gl.load(base + row[:, None] * q_row + channel[None, :], mask=inside, other=0.0).to(gl.float32)
-    weight = gl.load(norm + bh * DIM + channel)
-    out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
-    running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, pairs, STAGES)
-    e = gl.exp2((wide - gl.max(wide, 1)[:, None]) * LOG2E)
-    share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
-    phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI)
-    out = warpgroup_mma_wait(0, [running])
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, OUT))
-    out = out * gl.convert_layout(1.0 / gl.sum(total, 1), gl.SliceLayout(1, OUT))[:, None]
-    out = out * gl.load(v_scale + bh * DIM + channel)[None, :]
-    mbarrier.wait(state_ready, 0)
-    out = warpgroup_mma(phi, state, gl.convert_layout(out, LINEAR), is_async=True)
-    out = warpgroup_mma_wait(0, [out])
-    out = gl.convert_layout(out, WIDE)
-    channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
-    if BIAS:
-        out += gl.load(bias + channel).to(gl.float32)[None, :]
-    at = o + ((batch * length + start) * heads + head) * DIM
-    gl.store(at + row[:, None] * (heads * DIM) + channel[None, :], out.to(o.dtype.element_ty), mask=inside)
+        mbarrier.arrive(v_free.index((i - 1) % STAGES), count=1)
+        out = gl.convert_layout(out, LINEAR, assert_trivial=True)
+        out = out * gl.convert_layout(1.0 / gl.sum(total, 1), gl.SliceLayout(1, LINEAR))[:, None]
+        out = out * v_factor[None, :]
+        out = warpgroup_mma(phi, state, out, is_async=True)
+        out = warpgroup_mma_wait(0, [out])
+        mbarrier.arrive(end_free, count=1)
+        done += 1
+        if BIAS:
+            out += gl.load(bias + channel).to(gl.float32)[None, :]
+        out = gl.convert_layout(out.to(o.dtype.element_ty), WIDE)
+        row = gl.arange(0, GROUP, layout=gl.SliceLayout(1, WIDE))
+        channel = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
+        start = tile * TILE + FIRST
+        at = o + (((bh // heads).to(gl.int64) * length + start) * heads + bh % heads) * DIM
+        inside = (row < length - start)[:, None]
+        gl.store(at + row[:, None] * (heads * DIM) + channel[None, :], out, mask=inside)
 
 
-@gluon.jit(do_not_specialize=["length", "heads", "keep"])
+@gluon.jit(do_not_specialize=["length", "heads", "keep", "tiles"])
 def attend_gluon(
-    q, q_codes, q_scale, k, k_scale, v, v_scale, index, folded, norm, bias, o,
-    length, heads, keep, q_batch, q_row, q_head,
-    BIAS: gl.constexpr, TURNS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIM: gl.constexpr,
+    q, q_codes, q_scale, k, k_scale, v, v_scale, index, folded, norm, bias, o, length, heads, keep, tiles,
+    BIAS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
-    """128 rows of the output, as `sparse_8bit.attend_8bit`. k, v, folded: descriptors of two dimensions."""
-    tile, bh = gl.program_id(0), gl.program_id(1)
+    """Tiles of 128 rows of the output, the number of programs apart, as `sparse_8bit.attend_8bit`.
+
+    q [b * L, h * d], q_codes, k, v, folded: descriptors of two dimensions.
+    """
     lines = gl.cdiv(length, TILE)
-    blocks = lines * (TILE // BLOCK)
-    index += (bh.to(gl.int64) * lines + tile) * keep
+    queries = gl.allocate_shared_memory(gl.int8, [TILE // GROUP, GROUP, DIM], q_codes.layout)
     keys = gl.allocate_shared_memory(gl.int8, [2 * STAGES, BLOCK, DIM], k.layout)
     values = gl.allocate_shared_memory(gl.float8e4nv, [2 * STAGES, DIM, BLOCK], v.layout)
+    wide = gl.allocate_shared_memory(q.dtype, [TILE // GROUP, GROUP, DIM], q.layout)
     state = gl.allocate_shared_memory(gl.bfloat16, [DIM, DIM], folded.layout)
+    q_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    q_free = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    end_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    end_free = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    state_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_ready.index(i), count=1)
-        mbarrier.init(v_ready.index(i), count=1)
-        mbarrier.init(k_free.index(i), count=2)
-        mbarrier.init(v_free.index(i), count=2)
-    mbarrier.init(state_ready, count=1)
-    mbarrier.init(turn.index(0), count=1)
-    mbarrier.init(turn.index(1), count=1)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(k_ready.index(stage), count=1)
+        mbarrier.init(k_free.index(stage), count=TILE // GROUP)
+        mbarrier.init(v_ready.index(stage), count=1)
+        mbarrier.init(v_free.index(stage), count=TILE // GROUP)
+    mbarrier.init(q_ready, count=1)
+    mbarrier.init(q_free, count=TILE // GROUP)
+    mbarrier.init(end_ready, count=1)
+    mbarrier.init(end_free, count=TILE // GROUP)
     fence_async_shared()
     gl.warp_specialize(
         [
             (multiply_blocks, (
-                q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
-                0, BIAS, TURNS, STAGES, DIM,
+                q_scale, k_scale, v_scale, index, norm, bias, o, tiles, lines, keep, length, heads,
+                queries, keys, values, wide, state, q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready,
+                end_free, 0, BIAS, STAGES, DIM,
             )),
             (multiply_blocks, (
-                q, q_codes, q_scale, k_scale, v_scale, index, norm, bias, o, bh, tile, length, heads, keep, blocks,
-                q_batch, q_row, q_head, keys, values, state, k_ready, v_ready, k_free, v_free, state_ready, turn,
-                GROUP, BIAS, TURNS, STAGES, DIM,
+                q_scale, k_scale, v_scale, index, norm, bias, o, tiles, lines, keep, length, heads,
+                queries, keys, values, wide, state, q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready,
+                end_free, GROUP, BIAS, STAGES, DIM,
             )),
             (copy_blocks, (
-                k, v, folded, index, bh, blocks, keep, keys, values, state, k_ready, v_ready, k_free, v_free,
-                state_ready, STAGES, DIM,
+                q, q_codes, k, v, folded, index, tiles, lines, keep, length, heads, queries, keys, values, wide, state,
+                q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready, end_free, STAGES, DIM,
             )),
         ],
         [4, 1],
@@ -310,31 +352,44 @@ def sparse_attention_gluon(
     """`sparse_8bit.sparse_attention_8bit` for compute capability 9.0 and 16-bit inputs."""
     b, length, h, d = q.shape
     out = torch.empty((b, length, h, d), dtype=dtype or q.dtype, device=q.device)
-    k_layout = gl.NVMMASharedLayout(swizzle_byte_width=d, element_bitwidth=8, rank=2)
-    v_layout = gl.NVMMASharedLayout(swizzle_byte_width=K_BLOCK, element_bitwidth=8, rank=2)
-    s_layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    attend_gluon[(-(-length // Q_BLOCK), b * h)](
-        q,
-        operands.q,
+    q_layout, k_layout, v_layout = (
+        gl.NVMMASharedLayout(swizzle_byte_width=min(128, width * bits // 8), element_bitwidth=bits, rank=2)
+        for width, bits in ((d, 16), (d, 8), (K_BLOCK, 8))
+    )
+    if not _is_matrix(q):
+        q = q.contiguous()
+    flat = q.as_strided((b * length, h * d), (q.stride(1), 1))
+    tiles = -(-length // Q_BLOCK) * b * h
+    programs = torch.cuda.get_device_properties(q.device).multi_processor_count
+    attend_gluon[(min(tiles, programs),)](
+        TensorDescriptor.from_tensor(flat, [GROUP.value, d], q_layout),
+        TensorDescriptor.from_tensor(operands.q.view(-1, d), [GROUP.value, d], k_layout),
         operands.q_scale,
         TensorDescriptor.from_tensor(operands.k.view(-1, d), [K_BLOCK, d], k_layout),
         operands.k_scale,
         TensorDescriptor.from_tensor(operands.v.view(-1, K_BLOCK), [d, K_BLOCK], v_layout),
         moments.v_scale,
         index,
-        TensorDescriptor.from_tensor(moments.folded.view(-1, d), [d, d], s_layout),
+        TensorDescriptor.from_tensor(moments.folded.view(-1, d), [d, d], q_layout),
         moments.norm,
         moments.norm if bias is None else bias,
         out,
         length,
         h,
         index.shape[3],
-        *q.stride()[:3],
+        tiles,
         BIAS=bias is not None,
-        TURNS=config.turns,
         STAGES=config.stages,
         REGISTERS=config.registers,
         DIM=d,
         num_warps=4,
     )
     return out
+
+
+def _is_matrix(q: Tensor) -> bool:
+    """Whether q [b, L, h, d] is rows of h * d as a tensor memory descriptor takes them: on 16 bytes, one step apart."""
+    b, length, h, d = q.shape
+    batch, row, head, one = q.stride()
+    aligned = q.data_ptr() % 16 == 0 and row * q.element_size() % 16 == 0
+    return aligned and one == 1 and (h == 1 or head == d) and (b == 1 or batch == length * row)

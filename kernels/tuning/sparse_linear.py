@@ -84,15 +84,13 @@ def split_of(length: int, heads: int) -> int:
 
 @dataclass(frozen=True)
 class AttendHopper:
-    """The sparse pass written out for compute capability 9.0, 128 queries a program and two blocks of keys a step.
+    """The sparse pass written out for compute capability 9.0, 128 queries a tile and two blocks of keys a step.
 
-    stages: pairs of blocks in shared memory. registers: of a multiplying thread. turns: the two groups of warps
-    begin their products in turns, so that one's softmax falls beside the other's products.
+    stages: pairs of blocks in shared memory. registers: of a multiplying thread.
     """
 
-    stages: int = 4
+    stages: int = 2
     registers: int = 240
-    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,8 @@ HALF: dict[tuple[int, int], Config] = {
 EIGHT: dict[tuple[int, int], Config8] = {
     (89, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
     (89, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
-    (90, 64): Config8(AttendHopper(2), Survey(64, 8, 3), Quantize(4)),  # by analogy: not measured
-    (90, 128): Config8(AttendHopper(2), Survey(64, 8, 3), Quantize(4)),
+    (90, 64): Config8(AttendHopper(), Survey(64, 8, 3), Quantize(4)),  # by analogy: not measured
+    (90, 128): Config8(AttendHopper(), Survey(64, 8, 3), Quantize(4)),
     (100, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
     (100, 128): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 3), Quantize(8)),
     (120, 64): Config8(Attend8(128, 64, 8, 3), Survey(64, 8, 2), Quantize(8)),
