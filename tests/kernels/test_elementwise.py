@@ -229,6 +229,16 @@ def test_strided_tables_and_inputs_are_read_rightly() -> None:
     assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
 
 
+def test_one_table_serves_a_whole_batch() -> None:
+    x = draw(3, 5, 256, dtype=BRAIN)
+    e = draw(4, 3, 256, seed=5)[:1]  # what lies behind it is another's
+    how, gate = Modulation(e[:, 1], e[:, 0], EPS), e[:, 2]
+    same(fused.norm(x, how), reference.norm(x, how))
+    assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
+    with pytest.raises(RuntimeError, match="size"):
+        fused.gate_residual(x, x, draw(2, 256))
+
+
 @pytest.mark.parametrize("dim", [16, 64, 128])
 @pytest.mark.parametrize(("length", "keys"), [(1, 1), (70, 8), (130, 72), (33, 200), (300, 128)])
 def test_attention_to_few_keys_is_torchs(length: int, keys: int, dim: int) -> None:
