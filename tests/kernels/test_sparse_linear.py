@@ -231,6 +231,14 @@ def test_what_it_cannot_take_is_refused_with_words(dim: int, dtype: torch.dtype)
         attention(*draw(64, 1, dim, dtype=dtype), 0.5)
 
 
+@pytest.mark.parametrize("arithmetic", ["bf16", "8bit"])
+def test_keys_of_another_length_are_refused(arithmetic: Any) -> None:
+    q, _, _, weight, bias = draw(130, 1, 64)
+    _, k, v, _, _ = draw(100, 1, 64)
+    with pytest.raises(ValueError, match=r"\(1, 130, 1, 64\), \(1, 100, 1, 64\)"):
+        sparse_linear.sparse_linear_attention(q, k, v, weight, bias, 0.5, arithmetic)
+
+
 def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     args = draw(130, 2, 64)
     direct = sparse_linear.sparse_linear_attention(*args, 0.5)
