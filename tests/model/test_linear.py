@@ -92,6 +92,26 @@ def test_q_k_and_v_are_one_product(kind: str) -> None:
     assert together(attention.q, small().blocks[0].self_attn.k) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "keep", "expected"), [("fp8", (), 2), ("fp8", ("blocks.0.ffn.2",), 1), ("int8", (), 0)]
+)
+def test_hidden_rows_are_met_in_fp8_alone(
+    kind: str, keep: tuple[str, ...], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small()
+    quantize_linears(model, DTYPES[kind], keep)
+    asked: list[object] = []
+    compute = switch.linear_gelu_rows
+
+    def spy(*args):  # pyright: ignore
+        asked.append(args)
+        return compute(*args)
+
+    monkeypatch.setattr(switch, "linear_gelu_rows", spy)
+    velocity(model)
+    assert len(asked) == expected
+
+
 def test_a_feed_forward_can_hand_its_codes_on() -> None:
     model = small()
     quantize_linears(model, DTYPES["fp8"])
