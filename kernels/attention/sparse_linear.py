@@ -249,8 +249,8 @@ def sparse_linear_attention(
     """Sparse-linear attention: o = o_sparse + proj_l(o_linear). Forward only.
 
     q, k, v: [b, L, h, d] after RoPE, one of DTYPES, d one of HEAD_DIMS; proj_weight [d, d], proj_bias [d].
-    arithmetic: "8bit" has int8 scores and e4m3 values (16-bit inputs on compute capability 8.9 or later), "bf16" the
-    products of the input's own dtype; None takes what `kernels.tuning` says is faster on this card.
+    arithmetic: "8bit" has int8 scores and e4m3 values (16-bit inputs on compute capability 8.9 or later), "bf16"
+    the products of the input's own dtype; None takes what `kernels.tuning` says is faster on this card.
     Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim, for unlike shapes, or where
     the card has no 8-bit products of them. Source: SLA (Zhang et al. 2025).
     """

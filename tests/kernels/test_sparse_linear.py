@@ -210,8 +210,8 @@ def test_best_blocks_orders_floats_as_floats() -> None:
 @pytest.mark.parametrize("blocks", [1, 2, 63, 64, 65, 1182, 2049])
 def test_best_blocks_are_those_of_a_full_sort(blocks: int, dtype: torch.dtype) -> None:
     score = torch.randn(1, 2, 3, blocks, generator=torch.Generator().manual_seed(blocks)).to(DEVICE)
-    near = 2 if dtype == torch.float32 else 6  # of which neighbours differ by a bfloat16's last bit
-    score = (((score + near) * 32).round() / 32).to(dtype)  # many equals
+    fine = 128 if dtype == torch.float32 else 32  # many equals, and neighbours that differ by a last bit
+    score = (((score + 4) * fine).round() / fine).to(dtype)
     found = block_map.best_blocks(with_room(score), blocks, 0.1)
     order = score.sort(dim=-1, descending=True, stable=True).indices
     expected = order[..., : found.shape[-1]].sort(-1).values
