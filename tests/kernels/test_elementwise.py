@@ -223,8 +223,10 @@ def test_the_same_inputs_give_the_same_bits() -> None:
 
 def test_strided_tables_and_inputs_are_read_rightly() -> None:
     x = draw(2, 256, 4, dtype=BRAIN).transpose(1, 2)
-    how = Modulation(draw(256, 2).T, draw(2, 256, seed=1), EPS)
-    same(fused.norm(x, how), reference.norm(x.contiguous(), how))
+    packed = draw(2, 3, 256, seed=2)[:, 1]
+    for scale, shift in ((draw(256, 2).T, draw(2, 256, seed=1)), (packed, draw(2, 256, seed=1))):
+        how = Modulation(scale, shift, EPS)
+        same(fused.norm(x, how), reference.norm(x.contiguous(), how))
     gate = draw(256, 2, seed=3).T
     assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
 

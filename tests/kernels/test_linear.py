@@ -156,11 +156,18 @@ def test_no_output_exceeds_the_bound_of_its_row() -> None:
     w = normal(160, 256, seed=1)
     w[7] *= 100
     bias = normal(160, seed=2)
+    bias[7] = 5  # the largest, on the channel that the next row goes straight for
+    x[9] = w[7]
     codes, weight = quantize_rows(x), weights.by_channel(w)
-    scale = reach.bound(codes, reference.reach(weight, bias))
+    reached = reference.reach(weight, bias)
+    scale = reach.bound(codes, reached)
     y = reference.linear(codes, weight, bias, exact=True)
-    assert (y.abs().amax(1) <= 448 * scale.double() * (1 + 1e-6)).all()
+    assert (y.abs().amax(1) <= 448 * scale.double() * (1 + 1e-5)).all()
+    assert float(y[9, 7] / (448 * scale[9])) > 1 - 1e-5
     assert scale.isfinite().all()
+    without = reference.reach(weight, None)
+    for some in (reach.bound(codes, without), reference.bound(codes, without)):
+        assert float(some[5]) > 0  # nothing is divided by 0
 
 
 @pytest.mark.parametrize("kind", FORMATS)
