@@ -73,8 +73,8 @@ def linear_codes(preset: Preset, device: Device) -> torch.dtype | None:
     """In which 8 bits the transformer's linear layers compute; None: in the preset's own dtype.
 
     Distilled bfloat16 models on a CUDA card: fp8, or before compute capability 8.9 int8; not where the kernels are
-    switched off. TURBOFARM_LINEARS=bf16, fp8 or int8 says otherwise. Raises ValueError where it says anything else,
-    or fp8 to a card that has none.
+    switched off or cannot run, for without them 8 bits only cost. TURBOFARM_LINEARS=bf16, fp8 or int8 says
+    otherwise. Raises ValueError where it says anything else, or fp8 to a card that has none.
     """
     where = torch.device(device)
     asked = os.environ.get(LINEARS) or None
@@ -87,7 +87,8 @@ def linear_codes(preset: Preset, device: Device) -> torch.dtype | None:
         raise ValueError(f"{LINEARS}=fp8: this card's compute capability is below 8.9; say int8 or bf16")
     if asked:
         return DTYPES[asked]
-    return best if preset.distilled and switch.forced() != "reference" else None
+    fast = switch.forced() != "reference" and switch.device_obstacle(where) is None
+    return best if preset.distilled and fast else None
 
 
 def _transformer(

@@ -172,7 +172,8 @@ def sparse_attention_8bit(
     """Softmax attention over the listed key blocks, plus phi(q) folded / (1e-5 + phi(q) . norm) + bias.
 
     q: [b, L, h, d], last stride 1, what `operands` was made from. index: int32 [b, h, q_blocks, kept], ascending.
-    bias: [d]. Returns [b, L, h, d] in a dtype, by default q's.
+    bias: [d]. Returns [b, L, h, d] in a dtype, by default q's. Source: SageAttention and SageAttention2 (Zhang et
+    al. 2024): smoothed keys, int8 scores, e4m3 weights and values.
     """
     b, length, h, d = q.shape
     out = torch.empty((b, length, h, d), dtype=dtype or q.dtype, device=q.device)

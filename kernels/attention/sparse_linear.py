@@ -249,20 +249,23 @@ def sparse_linear_attention(
     """Sparse-linear attention: o = o_sparse + proj_l(o_linear). Forward only.
 
     q, k, v: [b, L, h, d] after RoPE, one of DTYPES, d one of HEAD_DIMS; proj_weight [d, d], proj_bias [d].
-    arithmetic: "8bit" has int8 scores and e4m3 values (compute capability 8.9 or later), "bf16" the products of the
-    input's own dtype; None takes what `kernels.tuning` says is faster on this card.
-    Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim, or where the card has no
-    8-bit products. Source: SLA (Zhang et al. 2025).
+    arithmetic: "8bit" has int8 scores and e4m3 values (16-bit inputs on compute capability 8.9 or later), "bf16"
+    the products of the input's own dtype; None takes what `kernels.tuning` says is faster on this card.
+    Returns [b, L, h, d] in q's dtype. Raises ValueError for another dtype or head_dim, for unlike shapes, or where
+    the card has no 8-bit products of them. Source: SLA (Zhang et al. 2025).
     """
     d = q.shape[-1]
     if d not in HEAD_DIMS or q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
         raise ValueError(
             f"sparse-linear attention takes head_dim {HEAD_DIMS} and one of {DTYPES}, got {d}, {q.dtype}"
         )
+    if not q.shape == k.shape == v.shape:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
+        raise ValueError(f"q, k and v of self-attention have one shape, got {shapes}")
     q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
     with torch.cuda.device_of(q):  # Triton launches on the current device
         if (arithmetic or tuning.faster(q.device, q.dtype)) == "8bit":
-            return _in_8_bits(q, k, v, proj_weight, proj_bias, topk, tuning.of_device_8bit(q.device, d))
+            return _in_8_bits(q, k, v, proj_weight, proj_bias, topk, tuning.of_device_8bit(q.device, d, q.dtype))
         config = tuning.of_device(q.device, d, q.dtype)
         index = block_index(q, k, topk)
         state, norm = linear_state(k, v, config.state)

@@ -70,14 +70,13 @@ def _residual_norm(
     scale, shift = x, x
     scale_batch = 0
     if isinstance(how, Modulation):
-        scale, shift = (t if t.stride(1) == 1 else t.contiguous() for t in (how.scale, how.shift))
+        scale, shift = (_table(t, b) for t in (how.scale, how.shift))
         if scale.stride(0) != shift.stride(0):
             scale, shift = scale.contiguous(), shift.contiguous()
         scale_batch = scale.stride(0)
     elif how is not None:
         scale, shift = how.weight.contiguous(), how.bias.contiguous()
-    if gate is not None and gate.stride(1) != 1:
-        gate = gate.contiguous()
+    gate = None if gate is None else _table(gate, b)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         layer_norm.residual_norm[(config.grid(length, x.device), b)](
             x,
@@ -104,6 +103,11 @@ def _residual_norm(
             num_warps=config.warps,
         )
     return summed, _result(out, scale_out)
+
+
+def _table(table: Tensor, batch: int) -> Tensor:
+    """[b, C], or [1, C] for all of a batch, to be read by its batch stride."""
+    return (table if table.stride(1) == 1 else table.contiguous()).expand(batch, -1)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, config: tuning.Rope | None = None) -> Tensor:

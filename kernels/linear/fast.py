@@ -24,7 +24,7 @@ def linear(
     end: tuning.End = "gelu" if gelu else "plain" if residual is None and gate is None else "residual"
     way = tuning.way(x.codes.device, gemm.kind_of(weight), end)
     if isinstance(way, tuning.Torch):
-        if isinstance(weight, Rows) and fp8.obstacle(x, weight, dtype) is None:
+        if end == "plain" and isinstance(weight, Rows) and fp8.obstacle(x, weight, dtype) is None:
             return fp8.scaled_mm(x, weight, bias, way.fast)
         way = None
     if isinstance(way, tuning.GemmHopper) and (dtype != torch.bfloat16 or _differs(residual, dtype)):

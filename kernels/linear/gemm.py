@@ -259,9 +259,14 @@ def _launch(
             PROMOTE=c.promote,
             FLATTEN=c.programs > 0 and c.promote == 0,
             num_warps=c.warps,
-            num_stages=c.stages,
+            num_stages=stages_of(c, None if residual is None else residual.dtype),
         )
     return out
+
+
+def stages_of(config: tuning.Gemm, residual: torch.dtype | None) -> int:
+    """Stages of operands: beside a float32 residual that passes through shared memory, one has no room."""
+    return config.stages - (config.descriptors != "none" and residual == torch.float32)
 
 
 def _multiprocessors(device: torch.device) -> int:

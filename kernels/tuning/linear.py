@@ -60,6 +60,10 @@ class GemmHopper:
     def __post_init__(self) -> None:
         if self.columns * 2 // self.bytes % self.buffers:
             raise ValueError(f"{self.buffers} staging buffers do not divide a tile's pieces")
+        if self.columns * 2 // self.bytes not in (1, 2, 4):
+            raise ValueError(f"a tile is finished in 1, 2 or 4 pieces, not by {self.bytes} bytes a row")
+        if self.stages < 2:
+            raise ValueError("a stage is free again a step after its products: with less than two all would wait")
 
     def wide(self, element: int) -> int:
         """Columns of a piece of elements of so many bytes."""

@@ -166,9 +166,13 @@ def find_8bit(capability: int, head_dim: int) -> Config8:
     return EIGHT[max(known), head_dim]
 
 
-def of_device_8bit(device: torch.device, head_dim: int) -> Config8:
-    """`find_8bit` for a device; on a CPU, for Triton's interpreter."""
-    return INTERPRETED if device.type != "cuda" else find_8bit(_capability(device), head_dim)
+def of_device_8bit(device: torch.device, head_dim: int, dtype: torch.dtype = torch.bfloat16) -> Config8:
+    """`find_8bit` for a device and 16-bit inputs; on a CPU, for Triton's interpreter and any."""
+    if device.type != "cuda":
+        return INTERPRETED
+    if dtype == torch.float32:  # its linear branch leaves too little shared memory
+        raise ValueError(f"8-bit attention takes 16-bit inputs, got {dtype}")
+    return find_8bit(_capability(device), head_dim)
 
 
 def has_8bit(device: torch.device) -> bool:

@@ -168,6 +168,7 @@ def test_a_surveys_parts_cover_the_keys_and_end_together(length: int, heads: int
     parts = -(-length // split)
     assert split % 64 == 0
     assert split * (parts - 1) < length
+    assert split >= min(length, 1024)  # a part costs 64 KiB
     if heads >= 12:
         waves = -(-parts * heads // tuning.PROGRAMS)
         assert parts * heads / (waves * tuning.PROGRAMS) > 0.95

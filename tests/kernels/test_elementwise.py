@@ -223,10 +223,22 @@ def test_the_same_inputs_give_the_same_bits() -> None:
 
 def test_strided_tables_and_inputs_are_read_rightly() -> None:
     x = draw(2, 256, 4, dtype=BRAIN).transpose(1, 2)
-    how = Modulation(draw(256, 2).T, draw(2, 256, seed=1), EPS)
-    same(fused.norm(x, how), reference.norm(x.contiguous(), how))
+    packed = draw(2, 3, 256, seed=2)[:, 1]
+    for scale, shift in ((draw(256, 2).T, draw(2, 256, seed=1)), (packed, draw(2, 256, seed=1))):
+        how = Modulation(scale, shift, EPS)
+        same(fused.norm(x, how), reference.norm(x.contiguous(), how))
     gate = draw(256, 2, seed=3).T
     assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
+
+
+def test_one_table_serves_a_whole_batch() -> None:
+    x = draw(3, 5, 256, dtype=BRAIN)
+    e = draw(4, 3, 256, seed=5)[:1]  # what lies behind it is another's
+    how, gate = Modulation(e[:, 1], e[:, 0], EPS), e[:, 2]
+    same(fused.norm(x, how), reference.norm(x, how))
+    assert torch.equal(fused.gate_residual(x, x, gate), reference.gate_residual(x, x, gate))
+    with pytest.raises(RuntimeError, match="size"):
+        fused.gate_residual(x, x, draw(2, 256))
 
 
 @pytest.mark.parametrize("dim", [16, 64, 128])

@@ -156,11 +156,18 @@ def test_no_output_exceeds_the_bound_of_its_row() -> None:
     w = normal(160, 256, seed=1)
     w[7] *= 100
     bias = normal(160, seed=2)
+    bias[7] = 5  # the largest, on the channel that the next row goes straight for
+    x[9] = w[7]
     codes, weight = quantize_rows(x), weights.by_channel(w)
-    scale = reach.bound(codes, reference.reach(weight, bias))
+    reached = reference.reach(weight, bias)
+    scale = reach.bound(codes, reached)
     y = reference.linear(codes, weight, bias, exact=True)
-    assert (y.abs().amax(1) <= 448 * scale.double() * (1 + 1e-6)).all()
+    assert (y.abs().amax(1) <= 448 * scale.double() * (1 + 1e-5)).all()
+    assert float(y[9, 7] / (448 * scale[9])) > 1 - 1e-5
     assert scale.isfinite().all()
+    without = reference.reach(weight, None)
+    for some in (reach.bound(codes, without), reference.bound(codes, without)):
+        assert float(some[5]) > 0  # nothing is divided by 0
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -233,6 +240,38 @@ def test_what_a_way_cannot_take_is_left_to_the_portable_kernel(
     monkeypatch.setattr(tuning, "way", lambda *_: way)  # pyright: ignore
     found = fast.linear(x, w, None, dtype=torch.float32)
     assert torch.equal(found, gemm.linear(x, w, None, dtype=torch.float32))
+    ends: dict[str, Any] = {"residual": normal(70, 64, seed=2), "dtype": torch.bfloat16}
+    assert torch.equal(fast.linear(x, w, None, **ends), gemm.linear(x, w, None, **ends))
+
+
+@needs_fp8
+def test_torchs_product_does_nothing_that_follows_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = operands("fp8", 70, 64, 128)
+    assert isinstance(w, Rows)
+    monkeypatch.setattr(tuning, "way", lambda *_: tuning.Torch(fast=True))  # pyright: ignore
+    for ends in ({"gelu": True}, {"residual": normal(70, 64).bfloat16()}, {"gate": normal(2, 64)}):
+        assert torch.equal(fast.linear(x, w, None, **ends), gemm.linear(x, w, None, **ends))  # pyright: ignore
+    reached = reference.reach(w, None)
+    found = fast.linear_gelu_rows(x, w, None, reached).codes.float()
+    assert torch.equal(found, gemm.linear_gelu_rows(x, w, None, reach.bound(x, reached)).codes.float())
+
+
+@needs_fp8
+@pytest.mark.parametrize(("k", "kind"), [(2048, "fp8"), (2064, "fp8 long")])
+def test_a_way_is_asked_for_by_what_is_to_be_done(k: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = operands("fp8", 16, 32, k)
+    assert isinstance(w, Rows)
+    asked: list[tuple[str, str]] = []
+
+    def way(device: torch.device, kind: tuning.Kind, end: tuning.End) -> tuning.Way:
+        asked.append((kind, end))
+        return tuning.of_device(device, kind)
+
+    monkeypatch.setattr(tuning, "way", way)
+    for ends in ({}, {"gelu": True}, {"residual": normal(16, 32)}, {"gate": normal(1, 32)}):
+        fast.linear(x, w, None, dtype=torch.float32, **ends)  # pyright: ignore
+    fast.linear_gelu_rows(x, w, None, reference.reach(w, None))
+    assert asked == [(kind, end) for end in ("plain", "gelu", "residual", "residual", "codes")]
 
 
 def test_the_benchmark_judges_every_case_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The 8-bit GEMM compiles for every card, fits its shared memory and multiplies in 8 bits: no GPU, no times."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ PRODUCT = {
 }  # fmt: skip
 HOPPER = {"fp8e4nv": "k32.f32.e4m3.e4m3", "i8": "k32.s32.s8.s8"}
 EPILOGUES = ("plain", "gelu", "hidden", "beside")
+END: dict[tuning.End, str] = {"plain": "plain", "gelu": "gelu", "codes": "hidden", "residual": "beside"}
 
 
 @pytest.fixture(autouse=True)
@@ -27,18 +29,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-def build(capability: int, kind: tuning.Kind, config: tuning.Gemm, epilogue: str = "plain") -> Compiled:
+def build(
+    capability: int, kind: tuning.Kind, config: tuning.Gemm, epilogue: str = "plain", wide: str = "bf16"
+) -> Compiled:
+    """wide: the type of residual and output."""
     element = "fp8e4nv" if kind.startswith("fp8") else "i8"
-    stored = element if epilogue == "hidden" else "bf16"
+    stored = element if epilogue == "hidden" else wide
     types = {name: "*fp32" for name in ("x_scale", "w_scale", "gate", "out_scale")} | {"bias": "*bf16"}
     types |= {name: "i32" for name in ("m", "n", "k", "length")}
     if config.descriptors == "host":
         piece = f"{config.rows}, {config.columns // config.pieces}"
         types |= {"x": f"tensordesc<{element}[{config.rows}, {config.depth}]>"}
         types |= {"w": f"tensordesc<{element}[{config.columns}, {config.depth}]>"}
-        types |= {"residual": f"tensordesc<bf16[{piece}]>", "out": f"tensordesc<{stored}[{piece}]>"}
+        types |= {"residual": f"tensordesc<{wide}[{piece}]>", "out": f"tensordesc<{stored}[{piece}]>"}
     else:
-        types |= {"x": f"*{element}", "w": f"*{element}", "residual": "*bf16", "out": f"*{stored}"}
+        types |= {"x": f"*{element}", "w": f"*{element}", "residual": f"*{wide}", "out": f"*{stored}"}
     constants = {
         "BIAS": True, "GELU": "approximate" if epilogue in ("gelu", "hidden") else "none",
         "RESIDUAL": epilogue == "beside", "GATE": "one" if epilogue == "beside" else "none",
@@ -64,6 +69,25 @@ def test_every_cards_configuration_fits_it_and_multiplies_in_8_bits(capability: 
                 assert "wgmma.wait_group.sync.aligned 1" in built.ptx
         # With loads ahead of the products: by the bulk copy engine or asynchronous copies.
         assert ("cp.async.bulk.tensor" if config.descriptors == "host" else "cp.async.c") in built.ptx
+
+
+@pytest.mark.parametrize(("capability", "kind", "end"), tuning.WAYS)
+def test_every_measured_way_of_ours_fits_its_card(capability: int, kind: tuning.Kind, end: tuning.End) -> None:
+    way = tuning.WAYS[capability, kind, end]
+    if isinstance(way, tuning.Gemm):  # test_linear_gluon.py compiles the other
+        built = build(capability, kind, way, END[end])
+        assert 0 < built.shared * max(1, way.programs) <= SHARED[capability]
+    assert end == "plain" or not isinstance(way, tuning.Torch)
+
+
+@pytest.mark.parametrize(
+    ("capability", "kind"), [key for key, config in tuning.GEMM.items() if config.descriptors == "host"]
+)
+def test_a_float32_residual_fits_beside_a_stage_less(capability: int, kind: tuning.Kind) -> None:
+    config = tuning.GEMM[capability, kind]
+    assert gemm.stages_of(config, torch.bfloat16) == gemm.stages_of(config, None) == config.stages
+    config = replace(config, stages=gemm.stages_of(config, torch.float32))
+    assert build(capability, kind, config, "beside", "fp32").shared <= SHARED[capability]
 
 
 def test_the_bound_of_the_hidden_rows_compiles_for_every_card() -> None:

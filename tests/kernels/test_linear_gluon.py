@@ -118,6 +118,12 @@ def test_staging_that_no_tile_fills_evenly_is_refused() -> None:
         tuning.GemmHopper(buffers=3)
 
 
+@pytest.mark.parametrize(("given", "why"), [({"bytes": 64}, "64 bytes"), ({"stages": 1}, "all would wait")])
+def test_what_would_hang_or_not_compile_is_refused(given: dict[str, int], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        tuning.GemmHopper(**given)
+
+
 @pytest.mark.parametrize("config", [*CONFIGS, *EVERY_END], ids=bench.label)
 @pytest.mark.parametrize("element", [1, 2])
 def test_pieces_pass_through_every_buffer_evenly(config: tuning.GemmHopper, element: int) -> None:

@@ -206,10 +206,12 @@ def test_best_blocks_orders_floats_as_floats() -> None:
         assert kept((count + 0.5) / 12) == sorted(best_first[:count])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("blocks", [1, 2, 63, 64, 65, 1182, 2049])
-def test_best_blocks_are_those_of_a_full_sort(blocks: int) -> None:
+def test_best_blocks_are_those_of_a_full_sort(blocks: int, dtype: torch.dtype) -> None:
     score = torch.randn(1, 2, 3, blocks, generator=torch.Generator().manual_seed(blocks)).to(DEVICE)
-    score = (score * 8).round() / 8  # many equals
+    fine = 128 if dtype == torch.float32 else 32  # many equals, and neighbours that differ by a last bit
+    score = (((score + 4) * fine).round() / fine).to(dtype)
     found = block_map.best_blocks(with_room(score), blocks, 0.1)
     order = score.sort(dim=-1, descending=True, stable=True).indices
     expected = order[..., : found.shape[-1]].sort(-1).values
@@ -229,6 +231,14 @@ def test_the_golden_output_is_reproduced() -> None:
 def test_what_it_cannot_take_is_refused_with_words(dim: int, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="head_dim"):
         attention(*draw(64, 1, dim, dtype=dtype), 0.5)
+
+
+@pytest.mark.parametrize("arithmetic", ["bf16", "8bit"])
+def test_keys_of_another_length_are_refused(arithmetic: Any) -> None:
+    q, _, _, weight, bias = draw(130, 1, 64)
+    _, k, v, _, _ = draw(100, 1, 64)
+    with pytest.raises(ValueError, match=r"\(1, 130, 1, 64\), \(1, 100, 1, 64\)"):
+        sparse_linear.sparse_linear_attention(q, k, v, weight, bias, 0.5, arithmetic)
 
 
 def test_the_switch_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

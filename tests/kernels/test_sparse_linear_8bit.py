@@ -267,6 +267,8 @@ def test_the_card_chooses_where_nobody_says(
     device = torch.device("cuda")
     assert tuning.faster(device, dtype) == expected
     assert tuning.has_8bit(device) == (capability >= 89)
+    with pytest.raises(ValueError, match=r"16-bit inputs, got torch\.float32"):
+        tuning.of_device_8bit(device, 64, torch.float32)
     if capability < 89:
         with pytest.raises(ValueError, match="no 8-bit attention for compute capability 8"):
             tuning.of_device_8bit(device, 64)

@@ -146,6 +146,29 @@ def test_gradients_flow_through_the_reference(model: WanTransformer) -> None:
     assert all(p.grad is not None for n, p in model.named_parameters() if "proj_l" not in n)
 
 
+def test_a_model_in_bfloat16_is_modulated_in_float32(
+    model: WanTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+    compute = reference.gate_residual_norm
+
+    def spy(x: Tensor, y: Tensor | None, gate: Tensor | None, how: object, *rest: object) -> object:
+        seen.extend([how.scale.dtype, how.shift.dtype] if isinstance(how, reference.Modulation) else [])
+        seen.extend([] if gate is None else [gate.dtype])
+        return compute(x, y, gate, how, *rest)  # pyright: ignore
+
+    monkeypatch.setattr(reference, "gate_residual_norm", spy)
+    model.bfloat16()
+    for part in (model.time_embedding, model.time_projection):
+        part.float()
+    latent, timestep, text = inputs((5,))
+    with torch.no_grad():
+        out = model(latent.bfloat16(), timestep, text.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert len(seen) == 2 * (2 * 3 + 1) + 2 * 3  # two norms a block and the head's; two gates a block
+    assert set(seen) == {torch.float32}
+
+
 class Eight(torch.nn.Module):
     """A stand-in for a linear layer in 8 bits."""
 

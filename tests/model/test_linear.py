@@ -92,6 +92,26 @@ def test_q_k_and_v_are_one_product(kind: str) -> None:
     assert together(attention.q, small().blocks[0].self_attn.k) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "keep", "expected"), [("fp8", (), 2), ("fp8", ("blocks.0.ffn.2",), 1), ("int8", (), 0)]
+)
+def test_hidden_rows_are_met_in_fp8_alone(
+    kind: str, keep: tuple[str, ...], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small()
+    quantize_linears(model, DTYPES[kind], keep)
+    asked: list[object] = []
+    compute = switch.linear_gelu_rows
+
+    def spy(*args):  # pyright: ignore
+        asked.append(args)
+        return compute(*args)
+
+    monkeypatch.setattr(switch, "linear_gelu_rows", spy)
+    velocity(model)
+    assert len(asked) == expected
+
+
 def test_a_feed_forward_can_hand_its_codes_on() -> None:
     model = small()
     quantize_linears(model, DTYPES["fp8"])
@@ -149,6 +169,7 @@ def test_the_demo_models_can_be_judged_in_8_bits() -> None:
     [
         ("wan2.1-t2v-1.3b", "cuda", (9, 0), "", "", "fp8"),
         ("wan2.1-t2v-1.3b", "cuda", (8, 0), "", "", "int8"),
+        ("wan2.1-t2v-1.3b", "cuda", (7, 5), "", "", None),  # no kernels for it: bf16 is faster
         ("wan2.1-t2v-1.3b", "cuda", (9, 0), "bf16", "", None),
         ("wan2.1-t2v-1.3b", "cuda", (9, 0), "int8", "", "int8"),
         ("wan2.1-t2v-1.3b", "cuda", (9, 0), "", "reference", None),
@@ -163,9 +184,21 @@ def test_which_models_compute_in_8_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv(loading.LINEARS, asked)
     monkeypatch.setenv(switch.VARIABLE, kernels)
     assert loading.linear_codes(preset(name), device) == (None if expected is None else DTYPES[expected])
+
+
+def test_without_triton_no_layer_is_in_8_bits_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(switch.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.delenv(loading.LINEARS, raising=False)
+    monkeypatch.delenv(switch.VARIABLE, raising=False)
+    assert loading.linear_codes(preset("wan2.1-t2v-1.3b"), "cuda") is None
+    monkeypatch.setenv(loading.LINEARS, "fp8")
+    assert loading.linear_codes(preset("wan2.1-t2v-1.3b"), "cuda") == DTYPES["fp8"]
 
 
 @pytest.mark.parametrize(("asked", "capability"), [("fp4", (9, 0)), ("fp8", (8, 0))])
