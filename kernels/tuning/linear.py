@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 
 Kind = Literal["fp8", "fp8 long", "int8", "tiles"]  # long: LONGEST_FAST_SUM products are exceeded
-End = Literal["plain", "gelu", "codes", "residual"]  # what follows: nothing, GELU, GELU to fp8, gate or residual
+End = Literal["plain", "codes"]  # what follows a product and its bias: nothing, or GELU to fp8
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,9 @@ class Gemm:
     """A program computes tiles of `rows` x `columns`, `depth` of k a step.
 
     programs: persistent ones per multiprocessor; 0: one program a tile. descriptors: TMA descriptors made by the
-    host or the device, or pointers. pieces: parts in which a tile is finished and stored, so that its way through
-    shared memory leaves room for another stage. promote: fp8 sums of so many steps are added up in float32, since
-    Hopper's fp8 accumulators keep 14 bits; 0: never. group: tiles down before the next column. approximate: GELU by
-    one special-function instruction.
+    host, or pointers. pieces: parts in which a tile is finished and stored, so that its way through shared memory
+    leaves room for another stage. promote: fp8 sums of so many steps are added up in float32, since Hopper's fp8
+    accumulators keep 14 bits; 0: never. group: tiles down before the next column.
     """
 
     rows: int
@@ -26,15 +25,10 @@ class Gemm:
     warps: int
     stages: int
     programs: int = 0
-    descriptors: Literal["none", "host", "device"] = "none"
+    descriptors: Literal["none", "host"] = "none"
     pieces: Literal[1, 2, 4] = 1
     promote: int = 0
     group: int = 8
-    approximate: bool = True
-
-    def __post_init__(self) -> None:
-        if self.descriptors == "device" and self.programs == 0:
-            raise ValueError("descriptors made on the device take a microsecond: for persistent programs only")
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class GemmHopper:
 
     Two warp groups multiply halves of a tile, 128 x 256. depth of k a step, `stages` of them in the ring. buffers:
     through which a group stores its pieces, of `bytes` a row. promote: fp8 sums of so many steps are added up in
-    float32; 0: never. group, approximate: as in Gemm.
+    float32; 0: never. group: as in Gemm.
     """
 
     tall: ClassVar[int] = 64  # rows of a group
@@ -55,7 +49,6 @@ class GemmHopper:
     bytes: int = 128
     promote: int = 0
     group: int = 8
-    approximate: bool = True
 
     def __post_init__(self) -> None:
         if self.columns * 2 // self.bytes % self.buffers:
@@ -116,10 +109,8 @@ GEMM: dict[tuple[int, Kind], Gemm] = {
 WAYS: dict[tuple[int, Kind, End], Way] = {
     (90, "fp8", "plain"): Torch(fast=True),
     (90, "fp8", "codes"): Gemm(128, 256, 128, 8, 3, programs=1, descriptors="host"),
-    (90, "fp8", "residual"): Gemm(128, 256, 128, 8, 4, programs=1, descriptors="host", pieces=4),
     (90, "fp8 long", "plain"): GEMM[90, "fp8 long"],
     (90, "fp8 long", "codes"): GEMM[90, "fp8 long"],
-    (90, "fp8 long", "residual"): GEMM[90, "fp8 long"],
 }
 
 
