@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import accuracy
+from kernels import accuracy, selftest
 from kernels.bench import elementwise as bench
 from kernels.elementwise import fused, reference
 from kernels.elementwise.reference import Affine, Modulation
+from kernels.linear import fast
 from kernels.quantized import FP8, FP8_MAX, Rows
 from kernels.tuning import elementwise as tuning
 
@@ -298,6 +299,34 @@ def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pyte
     failed = [row for row in timed if not isinstance(row, bench.Timed)]
     assert failed == []
     assert len(timed) == 3 * 2 + len(bench.few_key_variants())
+
+
+def test_the_self_test_judges_a_linear_layer_and_the_element_wise_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "SHAPES", ((1, 129, 1, 64, 0.5),))
+    right = selftest.run(DEVICE)
+    assert right.ok, right
+    assert 0 < float(right.figures["linear error"]) <= accuracy.SAME_ARITHMETIC
+    assert float(right.figures["element-wise error"]) <= accuracy.BFLOAT16
+    kind = "fp8" if fp8_here() else "int8"
+    assert all(name in right.sentence for name in ("sparse-linear", f"a linear layer in {kind}", "element-wise"))
+
+    with monkeypatch.context() as broken:
+        multiply = fast.linear
+        broken.setattr(fast, "linear", lambda x, w, bias, **how: multiply(x, w, None, **how))
+        wrong = selftest.run(DEVICE)
+    assert not wrong.ok
+    assert wrong.sentence.startswith(f"A linear layer in {kind} is wrong on")
+    assert "TURBOFARM_KERNELS=reference" in wrong.next
+
+    for dtype in (FP8, torch.int8):
+        monkeypatch.setitem(fused.MOST, dtype, 60.0)  # codes of half the bits
+    wrong = selftest.run(DEVICE)
+    assert not wrong.ok
+    assert wrong.sentence.startswith("Element-wise work is wrong on")
+
+
+def fp8_here() -> bool:
+    return not INTERPRETED and torch.cuda.get_device_capability() >= (8, 9)
 
 
 @pytest.mark.parametrize("width", [100, 1000, 5120])
