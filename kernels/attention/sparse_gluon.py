@@ -156,6 +156,37 @@ def begin_scores(query, keys, none, k_ready, t, STAGES: gl.constexpr):
     return one, two
 
 
+@gluon.constexpr_function
+def rescaling(count):
+    """Assembly that multiplies `count` registers by as many, of two rows in turns by pairs, and its constraints.
+
+    A peak is a whole number, so once a row has met its best keys it stays, and most steps' factors are 1: a warp of
+    such rows jumps over its multiplications.
+    """
+    first, third = 2 * count, 2 * count + 2
+    lines = [
+        "{ .reg .pred one, other;",
+        f"setp.neu.f32 one, ${first}, 0f3F800000;",
+        f"setp.neu.f32 other, ${third}, 0f3F800000;",
+        "or.pred one, one, other;",
+        "vote.sync.any.pred one, one, 0xffffffff;",
+        "@!one bra.uni DONE;",
+        *(f"mul.f32 ${i}, ${i}, ${first + i};" for i in range(count)),
+        "DONE: }",
+    ]
+    return " ".join(lines), ",".join(["=f"] * count + [str(i) for i in range(count)] + ["f"] * count)
+
+
+@gluon.jit
+def rescale(out, shrink):
+    """out times its rows' shrink."""
+    OUT: gl.constexpr = out.type.layout
+    COUNT: gl.constexpr = out.shape[1] // 2  # registers of each thread
+    CODE: gl.constexpr = rescaling(COUNT)
+    out, by = gl.broadcast(out, gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None])
+    return gl.inline_asm_elementwise(CODE[0], CODE[1], [out, by], gl.float32, True, COUNT)
+
+
 @gluon.jit
 def begin_output(out, p, r, values, v_ready, t, STAGES: gl.constexpr):
     """The output with pair t's values, under way."""
@@ -231,7 +262,7 @@ def multiply_blocks(
         # Beside the scores of a pair the output is rescaled; beside its softmax runs the output of the pair before.
         for t in range(pairs):
             one, two = begin_scores(query, keys, none, k_ready, i + t + 1, STAGES)
-            out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
+            out = rescale(out, shrink)
             running = begin_output(
                 out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, i + t, STAGES
             )

@@ -52,6 +52,7 @@ class Inputs:
     table: Tensor
     k: Tensor  # [1, n, h, d] of a prompt
     bias: Tensor
+    reach: Tensor
     k_all: Tensor
 
     @staticmethod
@@ -66,6 +67,7 @@ class Inputs:
         angles = normal(length, 1, head // 2, as_type=torch.float32)
         bias = torch.zeros(1, shape.keys, device=device)
         bias[0, -1] = 6.0
+        k = normal(1, shape.keys, shape.heads, head)
         return Inputs(
             normal(1, length, dim) * 3,
             normal(1, length, dim),
@@ -76,8 +78,9 @@ class Inputs:
             Affine(1 + normal(dim) / 4, normal(dim), EPS),
             1 + normal(dim) / 4,
             torch.stack([angles.cos(), angles.sin()]),
-            normal(1, shape.keys, shape.heads, head),
+            k,
             bias,
+            k.float().abs().amax((1, 2, 3)),
             normal(1, shape.all_keys, shape.heads, head),
         )
 
@@ -163,6 +166,10 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
         Operation(
             f"attention to {shape.keys} keys", 4 * c,
             lambda o, **h: o.attend_few(heads, i.k, i.k, i.bias, **h), few_key_variants(), ATTENDED,
+        ),
+        Operation(
+            f"RMSNorm, attention to {shape.keys} keys, 8 bits", 5 * c,
+            lambda o: o.attend_prompt(i.y, i.weight, EPS, i.k, i.k, i.bias, i.reach, codes), (), accuracy.FP8,
         ),
         Operation(
             f"attention to all {shape.all_keys} keys (torch)", 4 * c,

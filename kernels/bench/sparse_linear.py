@@ -253,7 +253,7 @@ def _variants_8bit(inputs: Inputs) -> list[Variant]:
 
 def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.Prepared) -> list[Variant]:
     q = inputs.q
-    own = [tuning.AttendHopper(depth, turns=turns) for depth in (2, 3) for turns in (False, True)]
+    own = [tuning.AttendHopper(depth) for depth in (2, 3, 4)]
     found: list[Variant] = [
         ("8-bit attend", label_of(c), lambda c=c: sparse_linear.attend_8bit(q, ready, inputs.bias, c)) for c in own
     ]
@@ -264,7 +264,7 @@ def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.
 
     return found + [
         ("8-bit module", label_of(c), lambda c=c: module(c))
-        for c in (tuning.AttendHopper(2), tuning.AttendHopper(2, turns=True))
+        for c in own
     ]
 
 

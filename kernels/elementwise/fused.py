@@ -18,6 +18,7 @@ from kernels.tuning import elementwise as tuning
 
 LOG2E = math.log2(math.e)
 HEAD_DIMS = (16, 32, 64, 128)
+RMS_ROWS, RMS_WIDTH = 4, 512  # of `few_keys.rms_rows`
 MOST: dict[torch.dtype, float] = {FP8: FP8_MAX, torch.int8: INT8_MAX}  # the largest code
 
 
@@ -220,13 +221,65 @@ def attend_few(
 
     The bias is natural: log(m) makes a key count as m. Returns [b, L, h, d] in q's dtype.
     """
-    b, length, heads, d = q.shape
-    if bias is None or d not in HEAD_DIMS:
+    if bias is None or q.shape[3] not in HEAD_DIMS:
         return reference.attend_few(q, k, v, bias)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    _attend(q, k, v, bias, out, config)
+    return out
+
+
+def attend_prompt(
+    q: Tensor,
+    q_weight: Tensor,
+    eps: float,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    reach: Tensor | None = None,
+    quantize: torch.dtype | None = None,
+    config: tuning.FewKeys | None = None,
+) -> Tensor | Rows:
+    """`attend_few` of RMSNorm(q), q [b, L, C], to k and v [b, n, h, C / h]. Returns [b, L, C], or Rows of [b * L, C].
+
+    reach: float32 [b], no |v| is larger: e4m3 rows then take reach / 448 for their scale and are written at once.
+    """
+    b, length, width = q.shape
+    heads = q.unflatten(2, (k.shape[2], -1))
+    if bias is None or heads.shape[3] not in HEAD_DIMS:
+        normed = rms_norm(q, q_weight, eps).unflatten(2, (k.shape[2], -1))
+        out = attend_few(normed, k, v, bias).flatten(2)
+        return out if quantize is None else _activate(out, False, quantize, None)
+    q = q.contiguous()
+    factor = torch.empty((b, length), dtype=torch.float32, device=q.device)
+    with torch.cuda.device_of(q):
+        few_keys.rms_rows[(-(-b * length // RMS_ROWS),)](
+            q, factor, b * length, eps, width, ROWS=RMS_ROWS, WIDTH=RMS_WIDTH, num_warps=4
+        )
+    at_once = reach is not None and quantize is not None and quantize != torch.int8
+    codes = torch.empty((b, length, width), dtype=quantize if at_once else q.dtype, device=q.device)
+    scale = torch.empty(b * length, dtype=torch.float32, device=q.device) if at_once else None
+    _attend(heads, k, v, bias, codes, config, q_weight.contiguous(), factor, reach, scale)
+    if scale is not None:
+        return Rows(codes.flatten(0, 1), scale)
+    return codes if quantize is None else _activate(codes, False, quantize, None)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    config: tuning.FewKeys | None,
+    weight: Tensor | None = None,
+    factor: Tensor | None = None,
+    reach: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    b, length, heads, d = q.shape
     q, k, v = (t if t.stride()[2:] == (d, 1) else t.contiguous() for t in (q, k, v))
     # Two compilations at most, whatever prompts come: keys that fit are padded to one number.
     config = config or tuning.few_keys(q.dtype, k.shape[1])
-    out = torch.empty((b, length, heads, d), dtype=q.dtype, device=q.device)
     with torch.cuda.device_of(q):
         few_keys.attend_few[(config.grid(length, b * heads, q.device), b * heads)](
             q,
@@ -234,6 +287,10 @@ def attend_few(
             v,
             bias.contiguous(),
             out,
+            bias if weight is None else weight,
+            bias if factor is None else factor,
+            bias if scale is None else reach,
+            bias if scale is None else scale,
             length,
             k.shape[1],
             heads,
@@ -241,6 +298,9 @@ def attend_few(
             *q.stride()[:2],
             *k.stride()[:2],
             *v.stride()[:2],
+            NORM=factor is not None,
+            CODES=scale is not None,
+            MOST=FP8_MAX,
             PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
             QUERIES=config.queries,
             KEYS=config.keys,
@@ -249,7 +309,6 @@ def attend_few(
             DIM=d,
             num_warps=config.warps,
         )
-    return out
 
 
 def _output(x: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:

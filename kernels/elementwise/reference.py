@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.quantized import Rows, quantize_rows
+from kernels.quantized import FP8, FP8_MAX, Rows, quantize_rows
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,31 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     mask = None if bias is None else bias[:, None, None].to(q.dtype)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def attend_prompt(
+    q: Tensor,
+    q_weight: Tensor,
+    eps: float,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    reach: Tensor | None = None,
+    quantize: torch.dtype | None = None,
+) -> Tensor | Rows:
+    """`attend_few` of RMSNorm(q), q [b, L, C], to k and v [b, n, h, C / h]. Returns [b, L, C], or Rows of [b * L, C].
+
+    reach: float32 [b], the largest magnitude of v. What attends lies within it, so e4m3 rows take reach / 448 for
+    their scale, known before the row is; without it, and in int8, a row's own largest magnitude.
+    """
+    heads = rms_norm(q, q_weight, eps).unflatten(2, (k.shape[2], -1))
+    out = attend_few(heads, k, v, bias).flatten(2)
+    if quantize is None:
+        return out
+    if reach is None or quantize != FP8:
+        return quantize_rows(out.flatten(0, 1), quantize)
+    scale = (reach.clamp_min(1e-12) * (1 / FP8_MAX)).repeat_interleave(q.shape[1])
+    return Rows((out.flatten(0, 1).float() * scale.reciprocal()[:, None]).to(FP8), scale)
 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class AttendHopper:
     stages: pairs of blocks in shared memory. registers: of a multiplying thread.
     """
 
-    stages: int = 2
+    stages: int = 3
     registers: int = 240
 
 

@@ -87,8 +87,9 @@ def work(case: Case, keys: int | None = None) -> StepWork:
     attention = 4 * length * kept * c.dim
     if topk is not None:  # the linear branch and the scores of the block map
         attention += 4 * length * c.dim * c.head_dim + 2 * length / Q_BLOCK * blocks * c.dim
-    # In 8 bits: three norms (read x, y, write x, a byte); q, k; cross q; cross attention; rows for o twice; GELU.
-    between = c.dim * (3 * 7 + 8 + 4 + 4 + 2 * 3) + 3 * c.ffn_dim
+    # In fp8: three norms (read x, y, write x, a byte); q, k; attention to the prompt (read q twice, write a byte);
+    # rows for o. GELU is part of a product.
+    between = c.dim * (3 * 7 + 8 + 5 + 3)
     return StepWork(
         c.layers * linear, c.layers * 4 * length * n * c.dim, c.layers * attention, c.layers * length * between
     )

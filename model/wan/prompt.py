@@ -13,11 +13,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Keys:
-    """One block's k, v [b, n, heads, head_dim] of the prompt; bias [b, n] float32 is added to a key's scores."""
+    """One block's k, v [b, n, heads, head_dim] of the prompt; bias [b, n] float32 is added to a key's scores.
+
+    reach [b] float32: the largest magnitude of v, and so of what attends to it.
+    """
 
     k: Tensor
     v: Tensor
     bias: Tensor
+    reach: Tensor
 
 
 @dataclass(frozen=True)

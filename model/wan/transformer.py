@@ -187,9 +187,12 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     def forward(self, ops: ModuleType, x: Tensor | Rows, batch: int, text: Tensor | Keys) -> Tensor:
         # No mask: padded text rows are zeros and take part, as in training.
-        k, v, bias = (text.k, text.v, text.bias) if isinstance(text, Keys) else (*self.keys(ops, text), None)
-        q = ops.rms_norm(apply(self.q, x, batch), self.norm_q.weight, self.eps).unflatten(2, (self.heads, -1))
-        return self.out(ops, ops.attend_few(q, k, v, bias))
+        q = apply(self.q, x, batch)
+        k, v, bias, reach = (
+            (text.k, text.v, text.bias, text.reach) if isinstance(text, Keys) else (*self.keys(ops, text), None, None)
+        )
+        y = ops.attend_prompt(q, self.norm_q.weight, self.eps, k, v, bias, reach, codes_of(self.o))
+        return apply(self.o, y, batch)
 
     def keys(self, ops: ModuleType, text: Tensor) -> tuple[Tensor, Tensor]:
         """k and v [b, n, heads, head_dim] of text [b, n, dim]."""
@@ -198,7 +201,8 @@ class CrossAttention(Attention):
 
     def kept_keys(self, ops: ModuleType, prompt: Prompt) -> Keys:
         if self not in prompt.keys:
-            prompt.keys[self] = Keys(*self.keys(ops, prompt.rows), prompt.bias)
+            k, v = self.keys(ops, prompt.rows)
+            prompt.keys[self] = Keys(k, v, prompt.bias, v.float().abs().amax((1, 2, 3)))
         return prompt.keys[self]
 
     def of_text(self) -> tuple[nn.Module, ...]:

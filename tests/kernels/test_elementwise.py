@@ -259,6 +259,37 @@ def test_attention_to_few_keys_is_torchs(length: int, keys: int, dim: int) -> No
     assert accuracy.relative_error(fused.attend_few(*half, bias), expected) < accuracy.TOLERANCE[BRAIN]
 
 
+@pytest.mark.parametrize("codes", [None, torch.int8, FP8])
+@pytest.mark.parametrize(("length", "keys", "dim"), [(1, 1, 16), (70, 8, 64), (130, 72, 128), (33, 200, 128)])
+def test_attention_to_a_prompt_normalises_q_and_writes_rows(
+    length: int, keys: int, dim: int, codes: torch.dtype | None
+) -> None:
+    q = draw(2, length, 3 * dim) * torch.linspace(0.1, 9, length)[None, :, None].to(DEVICE)
+    k, v = (draw(2, keys, 3, dim, seed=s) for s in (1, 2))
+    v[1] *= 7
+    bias = draw(2, keys, seed=3)
+    bias[0, keys // 2 + 1 :] = -torch.inf
+    weight, reach = draw(3 * dim, seed=4), v.abs().amax((1, 2, 3))
+    found = fused.attend_prompt(q, weight, EPS, k, v, bias, reach, inner(codes))
+    expected = reference.attend_prompt(q.double(), weight.double(), EPS, k.double(), v.double(), bias)
+    assert isinstance(expected, Tensor)
+    if codes is None:
+        assert isinstance(found, Tensor)
+        assert accuracy.relative_error(found, expected) < 1e-5
+        return
+    assert isinstance(found, Rows)
+    assert found.codes.shape == (2 * length, 3 * dim)
+    limit = 1e-5 if inner(codes) == torch.float32 else 1.6e-2 if codes == torch.int8 else accuracy.FP8
+    assert accuracy.relative_error(found.float(), expected.flatten(0, 1)) < limit
+    if codes == FP8:  # known before the row is
+        scales = (reach / 448).repeat_interleave(length)
+        torch.testing.assert_close(found.scale, scales, rtol=1e-6, atol=0)
+        rows = reference.attend_prompt(q, weight, EPS, k, v, bias, reach, codes)
+        assert isinstance(rows, Rows)
+        torch.testing.assert_close(rows.scale, scales, rtol=1e-6, atol=0)
+        assert accuracy.relative_error(rows.float(), expected.flatten(0, 1)) < accuracy.FP8
+
+
 def test_keys_of_no_weight_are_no_keys() -> None:
     q, k, v = (draw(1, 40, 2, 64, seed=s) for s in range(3))
     bias = torch.zeros(1, 40, device=DEVICE)

@@ -95,11 +95,13 @@ def test_float8_is_converted_two_at_a_time(capability: int) -> None:
 @pytest.mark.parametrize("capability", SHARED)
 def test_attention_to_few_keys_fits_every_card(capability: int, dim: int, keys: int, tmp_path: Path) -> None:
     config = tuning.few_keys(torch.bfloat16, keys)
-    types = {name: "*bf16" for name in "qkvo"} | {"bias": "*fp32", "scale": "fp32"}
+    codes = capability >= 89
+    types = {name: "*bf16" for name in ("q", "k", "v", "weight")} | {"o": "*fp8e4nv" if codes else "*bf16"}
+    types |= {name: "*fp32" for name in ("bias", "factor", "reach", "o_scale")} | {"scale": "fp32"}
     types |= {f"{t}_{s}": "i32" for t in "qkv" for s in ("batch", "row")}
     types |= {name: "i32" for name in ("length", "keys", "heads")}
     sizes = {"QUERIES": config.queries, "KEYS": config.keys, "STAGES": config.stages, "DIM": dim}
-    sizes |= {"WHOLE": keys <= config.keys, "PRECISION": "tf32"}
+    sizes |= {"WHOLE": keys <= config.keys, "PRECISION": "tf32", "NORM": True, "CODES": codes, "MOST": 448.0}
     built = compile_for(capability, few_keys.attend_few, types, sizes, config.warps)
     assert 0 < built.shared <= SHARED[capability]
     assert PRODUCT[capability] in built.ptx  # on the tensor cores

@@ -1,5 +1,6 @@
 """The 8-bit sparse pass written out for Hopper: what it compiles to, and on such a card what it computes."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def test_it_multiplies_in_8_bits_from_registers(
         assert instruction in ptx
     assert "cp.async.bulk.tensor" in ptx
     assert "setmaxnreg" in ptx
+    assert not serialized(ptx)
+
+
+def serialized(ptx: str) -> bool:
+    """Whether the assembler makes every tensor-core product wait for the one before.
+
+    It does so, and only says so (C7510 and the like), where it cannot tell when their registers are read.
+    """
+    ptxas = triton.knobs.nvidia.ptxas.path
+    command = [ptxas, "-v", "--gpu-name", "sm_90a", "-o", "/dev/null", "-"]
+    said = subprocess.run(command, input=ptx, capture_output=True, text=True, check=True)
+    return "serialized" in said.stdout + said.stderr
 
 
 @pytest.mark.skipif(not HOPPER, reason="needs a card of compute capability 9.0")

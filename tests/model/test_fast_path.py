@@ -33,7 +33,7 @@ def model() -> WanTransformer:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module like `fused` that is not `reference`: the transformer takes the fast path with plain torch."""
-    names = ("norm", "gate_residual_norm", "rms_norm", "rms_norm_rope", "gelu", "quantize", "attend_few")
+    names = ("norm", "gate_residual_norm", "rms_norm", "rms_norm_rope", "gelu", "quantize", "attend_prompt")
     ops = SimpleNamespace(**{name: getattr(reference, name) for name in names})
     choose = switch.elementwise
     monkeypatch.setattr(switch, "elementwise", lambda x: choose(x) if switch.forced() == "reference" else ops)
