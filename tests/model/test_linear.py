@@ -9,7 +9,7 @@ from kernels.accuracy import FP8 as FP8_LIMIT
 from kernels.accuracy import relative_error
 from kernels.linear import reference
 from kernels.quantized import quantize_rows
-from model import loading
+from model import loading, memory
 from model.demo import variants
 from model.pipeline import Pipeline
 from model.wan.config import TransformerConfig, preset
@@ -210,6 +210,8 @@ def test_which_models_compute_in_8_bits(
     monkeypatch.setenv(loading.LINEARS, asked)
     monkeypatch.setenv(switch.VARIABLE, kernels)
     assert loading.linear_codes(preset(name), device) == (None if expected is None else DTYPES[expected])
+    if device == "cuda" and capability >= switch.OLDEST:  # what is counted before a card is asked
+        assert memory.linears_in_8_bits(preset(name)) == (expected is not None)
 
 
 def test_without_triton_no_layer_is_in_8_bits_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
