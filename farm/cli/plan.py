@@ -98,8 +98,8 @@ def _tell(told: Json, costs: list[Any], fits: list[Any]) -> None:
     parts = ", ".join(f"{part.replace('_', ' ')} {_gib(count)}" for part, count in weights.items())
     stored = "8-bit codes on disk, expanded while they are read" if told["stored_8bit"] else "no codes on disk"
     output.data(f"{told['name']}  {told['size']}, {told['frames']} frames")
-    linears = "; in 8 bits the denoiser's linear layers, on cards from 8.0 on" if told["linears_8bit"] else ""
-    output.data(f"weights   {parts} in {told['dtype']}{linears}; {stored}")
+    eight = "; the denoiser's linear layers in 8 bits (compute capability 8.0 and up)"
+    output.data(f"weights   {parts} in {told['dtype']}{eight if told['linears_8bit'] else ''}; {stored}")
     output.table(
         [
             [
