@@ -129,9 +129,6 @@ def linear(
     weight: Rows | Tiles,
     bias: Tensor | None,
     *,
-    gelu: bool = False,
-    residual: Tensor | None = None,
-    gate: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """`kernels.linear.reference.linear`, by the fastest means that its inputs allow.
@@ -139,10 +136,10 @@ def linear(
     Raises ValueError where the kernel is forced on inputs that it cannot take.
     """
     if _linear_by_reference(x, weight):
-        return linear_reference.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype)
+        return linear_reference.linear(x, weight, bias, dtype=dtype)
     from kernels.linear import fast  # loads Triton, which not every machine has
 
-    return fast.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype)
+    return fast.linear(x, weight, bias, dtype=dtype)
 
 
 def linear_gelu_rows(x: Rows, weight: Rows, bias: Tensor | None, reach: Tensor) -> Rows:

@@ -43,16 +43,16 @@ def copy_blocks(
     q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready, end_free,
     STAGES: gl.constexpr, DIM: gl.constexpr,
 ):  # fmt: skip
-    """The copying warp, for each tile: its queries in 8 bits; the listed blocks of keys and values by pairs, the last
-    pair first; then what its end needs, queries in 16 bits and the folded state.
+    """The copying warp, for each tile: its queries in 8 bits; the listed blocks of keys and values by pairs, the
+    last pair first; then what its end needs, queries in 16 bits and the folded state.
 
     A last block without another is copied twice.
     """
     pairs = (keep - 1) // 2
     blocks = lines * (TILE // BLOCK)
-    i = 0
-    done = 0
     for n in range(gl.program_id(0), tiles, gl.num_programs(0)):
+        done = (n - gl.program_id(0)) // gl.num_programs(0)  # tiles, and so turns of what each has one of
+        i = done * (pairs + 1)  # pairs
         bh = n // lines
         tile = n % lines
         here = index + n.to(gl.int64) * keep
@@ -78,14 +78,12 @@ def copy_blocks(
             mbarrier.expect(v_ready.index(slot), 2 * BLOCK * DIM)
             tma.async_copy_global_to_shared(v, [one * DIM, 0], v_ready.index(slot), values.index(2 * slot))
             tma.async_copy_global_to_shared(v, [two * DIM, 0], v_ready.index(slot), values.index(2 * slot + 1))
-        i += pairs + 1
         mbarrier.wait(end_free, (done & 1) ^ 1)
         mbarrier.expect(end_ready, (TILE + DIM) * DIM * 2)
         for group in gl.static_range(TILE // GROUP):
             row = (bh // heads) * length + tile * TILE + group * GROUP
             tma.async_copy_global_to_shared(q, [row, (bh % heads) * DIM], end_ready, wide.index(group))
         tma.async_copy_global_to_shared(folded, [bh * DIM, 0], end_ready, state)
-        done += 1
 
 
 @gluon.jit
@@ -234,12 +232,12 @@ def multiply_blocks(
     PHI: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=LINEAR, k_width=2)
     pairs = (keep - 1) // 2
     none = gl.zeros([GROUP, BLOCK], gl.int32, layout=SCORE)
-    i = 0
-    done = 0
     row_scale, last, first_one, first_two, scale_one, scale_two, next_one, next_two = ahead(
         index, k_scale, q_scale, gl.program_id(0), lines, keep, FIRST, SCORE
     )
     for n in range(gl.program_id(0), tiles, gl.num_programs(0)):
+        done = (n - gl.program_id(0)) // gl.num_programs(0)  # tiles, and so turns of what each has one of
+        i = done * (pairs + 1)  # pairs
         bh = n // lines
         tile = n % lines
         here = index + n.to(gl.int64) * keep
@@ -253,7 +251,7 @@ def multiply_blocks(
         one, two = begin_scores(query, keys, none, k_ready, i, STAGES)
         one, two = warpgroup_mma_wait(0, [one, two])
         mbarrier.arrive(k_free.index(i % STAGES), count=1)
-        # The list ascends, so only its last block can be the tail: its pair goes first, and no other pays for a mask.
+        # The list ascends, so only its last block can be the tail: its pair goes first, no other pays for a mask.
         rows_one = gl.where(keep % 2 == 0, BLOCK, 0)  # the last block again where there is no other
         p, r, peak, total, shrink = weigh(
             one, two, row_scale * first_one, row_scale * first_two, peak, total, rows_one, length - last * BLOCK,
@@ -280,10 +278,11 @@ def multiply_blocks(
             )
             out, p, r = warpgroup_mma_wait(0, [running, p, r])
             mbarrier.arrive(v_free.index((i + t) % STAGES), count=1)
-        i += pairs + 1
         # Beside the last product: phi(q), and what the next tile begins with.
         out = out * gl.convert_layout(shrink, gl.SliceLayout(1, OUT))[:, None]
-        running = begin_output(out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, i - 1, STAGES)
+        running = begin_output(
+            out, in_fragments(p, WEIGHT), in_fragments(r, WEIGHT), values, v_ready, i + pairs, STAGES
+        )
         following = gl.minimum(n + gl.num_programs(0), tiles - 1)
         row_scale, last, first_one, first_two, scale_one, scale_two, next_one, next_two = ahead(
             index, k_scale, q_scale, following, lines, keep, FIRST, SCORE
@@ -297,14 +296,13 @@ def multiply_blocks(
         share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
         phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI, assert_trivial=True)
         out, p, r = warpgroup_mma_wait(0, [running, p, r])
-        mbarrier.arrive(v_free.index((i - 1) % STAGES), count=1)
+        mbarrier.arrive(v_free.index((i + pairs) % STAGES), count=1)
         out = gl.convert_layout(out, LINEAR, assert_trivial=True)
         out = out * gl.convert_layout(1.0 / gl.sum(total, 1), gl.SliceLayout(1, LINEAR))[:, None]
         out = out * v_factor[None, :]
         out = warpgroup_mma(phi, state, out, is_async=True)
         out = warpgroup_mma_wait(0, [out])
         mbarrier.arrive(end_free, count=1)
-        done += 1
         if BIAS:
             out += gl.load(bias + channel).to(gl.float32)[None, :]
         out = gl.convert_layout(out.to(o.dtype.element_ty), WIDE)
@@ -362,8 +360,8 @@ def attend_gluon(
                 end_free, GROUP, BIAS, STAGES, DIM,
             )),
             (copy_blocks, (
-                q, q_codes, k, v, folded, index, tiles, lines, keep, length, heads, queries, keys, values, wide, state,
-                q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready, end_free, STAGES, DIM,
+                q, q_codes, k, v, folded, index, tiles, lines, keep, length, heads, queries, keys, values, wide,
+                state, q_ready, q_free, k_ready, k_free, v_ready, v_free, end_ready, end_free, STAGES, DIM,
             )),
         ],
         [4, 1],
@@ -419,7 +417,7 @@ def sparse_attention_gluon(
 
 
 def _is_matrix(q: Tensor) -> bool:
-    """Whether q [b, L, h, d] is rows of h * d as a tensor memory descriptor takes them: on 16 bytes, one step apart."""
+    """Whether q [b, L, h, d] is rows of h * d as a descriptor takes them: on 16 bytes, all one step apart."""
     b, length, h, d = q.shape
     batch, row, head, one = q.stride()
     aligned = q.data_ptr() % 16 == 0 and row * q.element_size() % 16 == 0

@@ -1,4 +1,4 @@
-"""The 8-bit linear layers of the transformer: torch's product, ours, its epilogues and other configurations."""
+"""The 8-bit linear layers of the transformer: torch's product, ours, its GELU and other configurations."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kernels import accuracy
 from kernels.bench.timing import Ceilings, Work, seconds
@@ -15,6 +16,7 @@ from kernels.quantized import FP8, Rows, quantize_rows
 from kernels.reference import quantize_blocks
 from kernels.tuning import linear as tuning
 
+FFN = "ffn.0"  # the layer that GELU follows
 QKV = "q, k and v"  # one product for all three: that alone, its configurations are those of the others
 Config = tuning.Gemm | tuning.GemmHopper
 LIMIT = 2e-3  # against float64 on the same codes; bfloat16's rounding of the output is 1.7e-3 of it
@@ -22,7 +24,7 @@ LIMIT = 2e-3  # against float64 on the same codes; bfloat16's rounding of the ou
 
 @dataclass(frozen=True)
 class Shape:
-    """out [m, n] = x [m, k] W^T. `then`: what a block does with it."""
+    """out [m, n] = x [m, k] W^T."""
 
     name: str
     m: int
@@ -33,19 +35,17 @@ class Shape:
 SHAPES = tuple(
     Shape(f"{model} {name}", tokens, n, k)
     for model, tokens, dim, wide in (("1.3B 832x480", 32_760, 1536, 8960), ("14B 1280x720", 75_600, 5120, 13_824))
-    for name, n, k in (("o", dim, dim), ("ffn.0", wide, dim), ("ffn.2", dim, wide), (QKV, 3 * dim, dim))
+    for name, n, k in (("o", dim, dim), (FFN, wide, dim), ("ffn.2", dim, wide), (QKV, 3 * dim, dim))
 )
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Gaussian operands in every format, and what the epilogues take."""
+    """Gaussian operands in every format."""
 
     x: Tensor  # bfloat16 [m, k]
     w: Tensor  # bfloat16 [n, k]
     bias: Tensor
-    residual: Tensor
-    gate: Tensor
     fp8: tuple[Rows, Rows]
     int8: tuple[Rows, Rows]
     tiles: Tiles
@@ -62,10 +62,8 @@ class Inputs:
         bias = torch.zeros(shape.n, device=device, dtype=dtype)  # a bias would hide errors of the product
         eight = quantize_rows(x, FP8), weights.by_channel(w, FP8)
         integer = quantize_rows(x, torch.int8), weights.by_channel(w, torch.int8)
-        gate = torch.randn(1, shape.n, device=device)
         return Inputs(
-            x, w, bias, normal(shape.m, shape.n), gate, eight, integer,
-            Tiles(*quantize_blocks(w)), reference.reach(eight[1], bias),
+            x, w, bias, eight, integer, Tiles(*quantize_blocks(w)), reference.reach(eight[1], bias)
         )  # fmt: skip
 
 
@@ -97,53 +95,31 @@ class Row:
 
 
 def cases(shape: Shape, inputs: Inputs) -> list[Case]:
-    """torch's product both ways, then ours with every epilogue, in fp8, int8 and with a checkpoint's tiles."""
+    """torch's product both ways, then ours plain and with GELU, in fp8, int8 and with a checkpoint's tiles."""
     x, w = inputs.fp8
-    bias, residual, gate = inputs.bias, inputs.residual, inputs.gate
+    bias = inputs.bias
     plain = (shape.m + shape.n) * shape.k + 2 * shape.m * shape.n
 
-    def judged(run: Callable[[], Tensor], a: Rows, b: Rows | Tiles, **epilogue: Any) -> Callable[[slice], float]:
-        return lambda rows: accuracy.relative_error(run()[rows], expected(rows, a, b, bias, **epilogue))
+    def case(name: str, run: Callable[[], Tensor], a: Rows, b: Rows | Tiles) -> Case:
+        return Case(name, run, lambda rows: judged(run(), rows, a, b, bias), plain)
 
-    def case(
-        name: str, run: Callable[[], Tensor], a: Rows, b: Rows | Tiles, more: float = 0, **epilogue: Any
-    ) -> Case:
-        return Case(name, run, judged(run, a, b, **epilogue), plain + more)
+    def hidden(name: str, run: Callable[[], Rows]) -> Case:
+        bytes = plain - shape.m * shape.n
+        return Case(name, run, lambda rows: judged(run().float(), rows, x, w, bias, gelu=True), bytes)
 
-    def ours(a: Rows, b: Rows | Tiles, **epilogue: Any) -> Callable[[], Tensor]:
-        return lambda: gemm.linear(a, b, bias, **epilogue)
+    def ours(a: Rows, b: Rows | Tiles) -> Callable[[], Tensor]:
+        return lambda: gemm.linear(a, b, bias)
 
-    def hidden() -> Tensor:
-        return gemm.linear_gelu_rows(x, w, bias, reach.bound(x, inputs.reach)).float()
-
-    beside: dict[str, Any] = {"residual": residual, "gate": gate}
     integers = inputs.int8[0]
     return [
         case("_scaled_mm, 14-bit sums", lambda: fp8.scaled_mm(x, w, bias, True), x, w),
         case("_scaled_mm, float32 sums", lambda: fp8.scaled_mm(x, w, bias, False), x, w),
         case("ours fp8", ours(x, w), x, w),
         case("as it runs", lambda: fast.linear(x, w, bias), x, w),
-        case(
-            "as it runs, gate and residual",
-            lambda: fast.linear(x, w, bias, **beside),
-            x,
-            w,
-            2 * shape.m * shape.n,
-            **beside,
-        ),
-        Case(
-            "as it runs, GELU to fp8 with its scale",
-            lambda: fast.linear_gelu_rows(x, w, bias, inputs.reach),
-            judged(lambda: fast.linear_gelu_rows(x, w, bias, inputs.reach).float(), x, w, gelu=True),
-            plain - shape.m * shape.n,
-        ),
-        case("ours fp8, GELU", ours(x, w, gelu=True), x, w, gelu=True),
-        case("ours fp8, gate and residual", ours(x, w, **beside), x, w, 2 * shape.m * shape.n, **beside),
-        Case(
+        hidden("as it runs, GELU to fp8 with its scale", lambda: fast.linear_gelu_rows(x, w, bias, inputs.reach)),
+        hidden(
             "ours fp8, GELU to fp8 with its scale",
             lambda: gemm.linear_gelu_rows(x, w, bias, reach.bound(x, inputs.reach)),
-            judged(hidden, x, w, gelu=True),
-            plain - shape.m * shape.n,
         ),
         Case("- its scale alone", lambda: reach.bound(x, inputs.reach), None, shape.m * shape.k),
         case("ours int8", ours(*inputs.int8), *inputs.int8),
@@ -151,12 +127,15 @@ def cases(shape: Shape, inputs: Inputs) -> list[Case]:
     ]
 
 
-def expected(rows: slice, x: Rows, weight: Rows | Tiles, bias: Tensor, **epilogue: Any) -> Tensor:
+def expected(rows: slice, x: Rows, weight: Rows | Tiles, bias: Tensor) -> Tensor:
     """Float64 on the same codes, of some rows."""
-    if "residual" in epilogue:
-        epilogue = epilogue | {"residual": epilogue["residual"][rows]}
-    some = Rows(x.codes[rows], x.scale[rows])
-    return reference.linear(some, weight, bias, exact=True, **epilogue)
+    return reference.linear(Rows(x.codes[rows], x.scale[rows]), weight, bias, exact=True)
+
+
+def judged(out: Tensor, rows: slice, x: Rows, weight: Rows | Tiles, bias: Tensor, *, gelu: bool = False) -> float:
+    """The error of some rows of an output."""
+    exact = expected(rows, x, weight, bias)
+    return accuracy.relative_error(out[rows], F.gelu(exact, approximate="tanh") if gelu else exact)
 
 
 def unquantised(shape: Shape, inputs: Inputs) -> dict[str, float]:
@@ -174,8 +153,8 @@ def unquantised(shape: Shape, inputs: Inputs) -> dict[str, float]:
 
 def variants(long: bool) -> Iterator[tuple[tuning.Kind, Config]]:
     """Configurations worth a run on Hopper. long: sums that are to be added up in float32 on their way."""
-    gluon = tuning.GemmHopper(promote=14 if long else 0)
     wide = tuning.GEMM[90, "fp8 long" if long else "fp8"]
+    gluon = tuning.GemmHopper(promote=wide.promote)
     configs: tuple[Config, ...] = (
         (wide,)
         if long
@@ -184,7 +163,7 @@ def variants(long: bool) -> Iterator[tuple[tuning.Kind, Config]]:
     # What is written out comes last: a fault of its barriers would hang the card.
     configs += (gluon, replace(gluon, group=16), replace(gluon, stages=3, buffers=4))
     if long:
-        configs += (replace(gluon, depth=64, stages=8, promote=28),)
+        configs += (replace(gluon, promote=14), replace(gluon, depth=64, stages=8, promote=2 * gluon.promote))
     for config in configs:
         yield "fp8", config
 
@@ -201,12 +180,12 @@ def label(config: Config) -> str:
     for field in fields(config):
         value = getattr(config, field.name)
         if value != field.default and field.name not in told:
-            parts.append(field.name if value is True else f"{field.name} {value}")
+            parts.append(f"{field.name} {value}")
     return " ".join(parts)
 
 
 def variant_cases(shape: Shape, inputs: Inputs) -> Iterator[Case]:
-    """Every configuration on the epilogue that its layer has: GELU to fp8 in ffn.0, gate and residual elsewhere."""
+    """Every configuration, plain and for ffn.0 with GELU to fp8."""
     plain = (shape.m + shape.n) * shape.k + 2 * shape.m * shape.n
     operands: dict[str, tuple[Rows, Rows | Tiles]] = {
         "fp8": inputs.fp8, "int8": inputs.int8, "tiles": (inputs.int8[0], inputs.tiles)
@@ -219,34 +198,18 @@ def variant_cases(shape: Shape, inputs: Inputs) -> Iterator[Case]:
             return gemm.linear(x, weight, inputs.bias, config=config)
 
         def judge(rows: slice, run: Callable[[], Tensor] = run, x: Rows = x, w: Rows | Tiles = weight) -> float:
-            return accuracy.relative_error(run()[rows], expected(rows, x, w, inputs.bias))
+            return judged(run(), rows, x, w, inputs.bias)
 
         yield Case(f"{kind} {label(config)}", run, judge, plain)
-        if kind != "fp8":
-            continue
-        if shape.n > shape.k:  # ffn.0
+        if kind == "fp8" and shape.name.endswith(FFN):
 
             def hidden(w: Rows = inputs.fp8[1], config: Config = config) -> Rows:
                 return gemm.linear_gelu_rows(inputs.fp8[0], w, inputs.bias, scale, config)
 
             def judge_hidden(rows: slice, hidden: Callable[[], Rows] = hidden) -> float:
-                return accuracy.relative_error(
-                    hidden().float()[rows], expected(rows, *inputs.fp8, inputs.bias, gelu=True)
-                )
+                return judged(hidden().float(), rows, *inputs.fp8, inputs.bias, gelu=True)
 
             yield Case("     GELU to fp8", hidden, judge_hidden, plain - shape.m * shape.n)
-        else:
-            ends: dict[str, Any] = {"residual": inputs.residual, "gate": inputs.gate}
-
-            def beside(config: Config = config, ends: dict[str, Any] = ends) -> Tensor:
-                return gemm.linear(*inputs.fp8, inputs.bias, config=config, **ends)
-
-            def judge_beside(
-                rows: slice, beside: Callable[[], Tensor] = beside, ends: dict[str, Any] = ends
-            ) -> float:
-                return accuracy.relative_error(beside()[rows], expected(rows, *inputs.fp8, inputs.bias, **ends))
-
-            yield Case("     gate and residual", beside, judge_beside, plain + 2 * shape.m * shape.n)
 
 
 def measure(shape: Shape, case: Case, ceilings: Ceilings, repeats: int = 15) -> Row | str:

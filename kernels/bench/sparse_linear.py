@@ -262,10 +262,7 @@ def _variants_hopper(inputs: Inputs, base: tuning.Config8, ready: sparse_linear.
         made = sparse_linear.prepare_8bit(q, inputs.k, inputs.v, inputs.weight, TOPK, base)
         return sparse_linear.attend_8bit(q, made, inputs.bias, config)
 
-    return found + [
-        ("8-bit module", label_of(c), lambda c=c: module(c))
-        for c in own
-    ]
+    return found + [("8-bit module", label_of(c), lambda c=c: module(c)) for c in own]
 
 
 def check(inputs: Inputs) -> dict[str, Any]:

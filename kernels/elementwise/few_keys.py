@@ -56,7 +56,7 @@ def attend_few(
     weight += head * DIM
     inverse = 1.0
     if CODES:
-        step = tl.maximum(tl.load(reach + batch), LEAST) * (1.0 / MOST)
+        step = tl.maximum(tl.load(reach + batch), LEAST, propagate_nan=tl.PropagateNan.ALL) * (1.0 / MOST)
         inverse = 1.0 / step
     if WHOLE:
         key = read_keys(k, weight, at, keys, k_row, NORM, DIM)

@@ -239,7 +239,7 @@ def attend_prompt(
     quantize: torch.dtype | None = None,
     config: tuning.FewKeys | None = None,
 ) -> Tensor | Rows:
-    """`attend_few` of RMSNorm(q), q [b, L, C], to k and v [b, n, h, C / h]. Returns [b, L, C], or Rows of [b * L, C].
+    """`attend_few` of RMSNorm(q), q [b, L, C], to k and v [b, n, h, C / h]. Returns [b, L, C] or Rows [b * L, C].
 
     reach: float32 [b], no |v| is larger: e4m3 rows then take reach / 448 for their scale and are written at once.
     """

@@ -101,7 +101,7 @@ def attend_prompt(
     reach: Tensor | None = None,
     quantize: torch.dtype | None = None,
 ) -> Tensor | Rows:
-    """`attend_few` of RMSNorm(q), q [b, L, C], to k and v [b, n, h, C / h]. Returns [b, L, C], or Rows of [b * L, C].
+    """`attend_few` of RMSNorm(q), q [b, L, C], to k and v [b, n, h, C / h]. Returns [b, L, C] or Rows [b * L, C].
 
     reach: float32 [b], the largest magnitude of v. What attends lies within it, so e4m3 rows take reach / 448 for
     their scale, known before the row is; without it, and in int8, a row's own largest magnitude.

@@ -40,22 +40,15 @@ def gelu(y, APPROXIMATE: tl.constexpr):
 
 @triton.jit
 def end(
-    y, row_scale, column_scale, bias, gate, residual, code_scale,
-    BIAS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, GATE: tl.constexpr, CODES: tl.constexpr,
-    TILES: tl.constexpr,
+    y, row_scale, column_scale, bias, code_scale,
+    BIAS: tl.constexpr, CODES: tl.constexpr, APPROXIMATE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """What is stored of the sums y. The others broadcast to y; what is not wanted is not looked at."""
+    """What is stored of the sums y; CODES: GELU in fp8. The others broadcast to y, or are not looked at."""
     y = y.to(tl.float32) * row_scale
     if not TILES:
         y *= column_scale
     if BIAS:
         y += bias.to(tl.float32)
-    if GELU != "none":
-        y = gelu(y, GELU == "approximate")
-    if GATE != "none":
-        y *= gate
-    if RESIDUAL:
-        y += residual.to(tl.float32)
     if CODES:
-        y *= 1.0 / code_scale
+        y = gelu(y, APPROXIMATE) * (1.0 / code_scale)
     return y

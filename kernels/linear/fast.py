@@ -15,28 +15,20 @@ def linear(
     weight: Rows | Tiles,
     bias: Tensor | None,
     *,
-    gelu: bool = False,
-    residual: Tensor | None = None,
-    gate: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """`kernels.linear.reference.linear` on a card."""
-    end: tuning.End = "gelu" if gelu else "plain" if residual is None and gate is None else "residual"
-    way = tuning.way(x.codes.device, gemm.kind_of(weight), end)
+    way = tuning.way(x.codes.device, gemm.kind_of(weight), "plain")
     if isinstance(way, tuning.Torch):
-        if end == "plain" and isinstance(weight, Rows) and fp8.obstacle(x, weight, dtype) is None:
+        if isinstance(weight, Rows) and fp8.obstacle(x, weight, dtype) is None:
             return fp8.scaled_mm(x, weight, bias, way.fast)
         way = None
-    if isinstance(way, tuning.GemmHopper) and (dtype != torch.bfloat16 or _differs(residual, dtype)):
+    if isinstance(way, tuning.GemmHopper) and dtype != torch.bfloat16:
         way = None
-    return gemm.linear(x, weight, bias, gelu=gelu, residual=residual, gate=gate, dtype=dtype, config=way)
+    return gemm.linear(x, weight, bias, dtype=dtype, config=way)
 
 
 def linear_gelu_rows(x: Rows, weight: Rows, bias: Tensor | None, reach: Tensor) -> Rows:
     """`kernels.linear.reference.linear_gelu_rows` on a card."""
     way = tuning.way(x.codes.device, gemm.kind_of(weight), "codes")
     return gemm.linear_gelu_rows(x, weight, bias, bound(x, reach), None if isinstance(way, tuning.Torch) else way)
-
-
-def _differs(residual: Tensor | None, dtype: torch.dtype) -> bool:
-    return residual is not None and residual.dtype != dtype

@@ -1,4 +1,4 @@
-"""out = residual + gate * gelu(x W^T + bias): one Triton GEMM for fp8 and int8 codes.
+"""out = x W^T + bias, or its GELU as fp8 codes: one Triton GEMM for fp8 and int8 codes.
 
 A program takes output tiles in a grouped order, so that the operands of neighbours are met in L2. Loads are tensor
 descriptors (TMA) or pointers; products are wgmma on 9.0, mma.sync on 8.x and 12.0.
@@ -23,36 +23,23 @@ WEIGHT_BLOCK = tl.constexpr(128)  # side of a checkpoint's scale tiles
 
 @triton.jit
 def finish(
-    y, row, column, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, length,
-    BIAS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, GATE: tl.constexpr, CODES: tl.constexpr,
-    TILES: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    y, row, column, x_scale, w_scale, bias, out, out_scale, m, n,
+    BIAS: tl.constexpr, CODES: tl.constexpr, APPROXIMATE: tl.constexpr, TILES: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    """Scales, bias, activation and residual of one piece of a tile, and its store."""
+    """Scales, bias and activation of one piece of a tile, and its store."""
     ROWS: tl.constexpr = y.shape[0]
     COLUMNS: tl.constexpr = y.shape[1]
     r, c = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
-    real = (r < m)[:, None] & (c < n)[None, :]
     row_scale = tl.load(x_scale + r, mask=r < m, other=0.0)[:, None]
     column_scale = 1.0 if TILES else tl.load(w_scale + c, mask=c < n, other=0.0)[None, :]
     added = tl.load(bias + c, mask=c < n, other=0.0)[None, :] if BIAS else 0.0
-    factor, beside, code_scale = 1.0, 0.0, 1.0
-    if GATE == "one":
-        factor = tl.load(gate + c, mask=c < n, other=0.0)[None, :]
-    elif GATE == "many":  # a tile may span two batches: each row looks up its own
-        factor = tl.load(gate + (r // length)[:, None] * n + c[None, :], mask=real, other=0.0)
-    if RESIDUAL:
-        if DESCRIPTORS != "none":
-            beside = residual.load([row, column])
-        else:
-            beside = tl.load(residual + r.to(tl.int64)[:, None] * n + c[None, :], mask=real, other=0.0)
-    if CODES:
-        code_scale = tl.load(out_scale + r, mask=r < m, other=1.0)[:, None]
-    y = end(
-        y, row_scale, column_scale, added, factor, beside, code_scale, BIAS, GELU, RESIDUAL, GATE, CODES, TILES
-    )  # fmt: skip
-    if DESCRIPTORS != "none":
+    code_scale = tl.load(out_scale + r, mask=r < m, other=1.0)[:, None] if CODES else 1.0
+    y = end(y, row_scale, column_scale, added, code_scale, BIAS, CODES, APPROXIMATE, TILES)
+    if DESCRIPTORS:
         out.store([row, column], y.to(out.dtype))
     else:
+        real = (r < m)[:, None] & (c < n)[None, :]
         tl.store(out + r.to(tl.int64)[:, None] * n + c[None, :], y.to(out.dtype.element_ty), mask=real)
 
 
@@ -62,7 +49,7 @@ def operands(
     DESCRIPTORS: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Codes [ROWS, DEPTH] of x and [COLUMNS, DEPTH] of w. Rows past the end repeat others or are zero."""
-    if DESCRIPTORS != "none":
+    if DESCRIPTORS:
         a = x.load([row, step * DEPTH])
         b = w.load([column, step * DEPTH])
     else:
@@ -79,25 +66,18 @@ def operands(
 
 
 # The number of rows is not specialised: a new length must not cost a compilation in the middle of a render.
-@triton.jit(do_not_specialize=["m", "length"])
+@triton.jit(do_not_specialize=["m"])
 def multiply(
-    x, w, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length,
-    BIAS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, GATE: tl.constexpr, CODES: tl.constexpr,
-    TILES: tl.constexpr, DESCRIPTORS: tl.constexpr, EVEN: tl.constexpr,
+    x, w, x_scale, w_scale, bias, out, out_scale, m, n, k,
+    BIAS: tl.constexpr, CODES: tl.constexpr, APPROXIMATE: tl.constexpr, TILES: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, EVEN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, PIECES: tl.constexpr,
     PROMOTE: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
     """x [m, k] and w [n, k] codes, out [m, n]: descriptors or pointers. x_scale [m], w_scale [n] (TILES:
-    [ceil(n / 128), ceil(k / 128)]), bias [n], residual [m, n], gate [b, n] float32 with m = b * length;
-    out_scale [m] where the output is CODES.
+    [ceil(n / 128), ceil(k / 128)]), bias [n]; out_scale [m] where GELU goes out as CODES.
     """
-    if DESCRIPTORS == "device":
-        x = tl.make_tensor_descriptor(x, [m, k], [k, 1], [ROWS, DEPTH])
-        w = tl.make_tensor_descriptor(w, [n, k], [k, 1], [COLUMNS, DEPTH])
-        out = tl.make_tensor_descriptor(out, [m, n], [n, 1], [ROWS, COLUMNS // PIECES])
-        if RESIDUAL:
-            residual = tl.make_tensor_descriptor(residual, [m, n], [n, 1], [ROWS, COLUMNS // PIECES])
-    INTEGER: tl.constexpr = (x.dtype if DESCRIPTORS != "none" else x.dtype.element_ty) == tl.int8
+    INTEGER: tl.constexpr = (x.dtype if DESCRIPTORS else x.dtype.element_ty) == tl.int8
     KIND: tl.constexpr = tl.int32 if INTEGER else tl.float32
     row_tiles, column_tiles, steps = tl.cdiv(m, ROWS), tl.cdiv(n, COLUMNS), tl.cdiv(k, DEPTH)
     tiles = row_tiles * column_tiles
@@ -125,8 +105,8 @@ def multiply(
         WIDE: tl.constexpr = COLUMNS // PIECES
         if PIECES == 1:
             finish(
-                total, row, column, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, length,
-                BIAS, GELU, RESIDUAL, GATE, CODES, TILES, DESCRIPTORS,
+                total, row, column, x_scale, w_scale, bias, out, out_scale, m, n,
+                BIAS, CODES, APPROXIMATE, TILES, DESCRIPTORS,
             )  # fmt: skip
         else:
             left, right = halves(total)
@@ -135,18 +115,18 @@ def multiply(
                 at = column + side * (COLUMNS // 2)
                 if PIECES == 2:
                     finish(
-                        half, row, at, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, length,
-                        BIAS, GELU, RESIDUAL, GATE, CODES, TILES, DESCRIPTORS,
+                        half, row, at, x_scale, w_scale, bias, out, out_scale, m, n,
+                        BIAS, CODES, APPROXIMATE, TILES, DESCRIPTORS,
                     )  # fmt: skip
                 else:
                     one, other = halves(half)
                     finish(
-                        one, row, at, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, length,
-                        BIAS, GELU, RESIDUAL, GATE, CODES, TILES, DESCRIPTORS,
+                        one, row, at, x_scale, w_scale, bias, out, out_scale, m, n,
+                        BIAS, CODES, APPROXIMATE, TILES, DESCRIPTORS,
                     )  # fmt: skip
                     finish(
-                        other, row, at + WIDE, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, length,
-                        BIAS, GELU, RESIDUAL, GATE, CODES, TILES, DESCRIPTORS,
+                        other, row, at + WIDE, x_scale, w_scale, bias, out, out_scale, m, n,
+                        BIAS, CODES, APPROXIMATE, TILES, DESCRIPTORS,
                     )  # fmt: skip
 
 
@@ -155,14 +135,11 @@ def linear(
     weight: Rows | Tiles,
     bias: Tensor | None,
     *,
-    gelu: bool = False,
-    residual: Tensor | None = None,
-    gate: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
     config: tuning.Gemm | tuning.GemmHopper | None = None,
 ) -> Tensor:
     """`kernels.linear.reference.linear` in one kernel. `kernels.switch.linear_obstacle` says what it takes."""
-    return _launch(x, weight, bias, gelu, residual, gate, dtype, None, config)
+    return _launch(x, weight, bias, dtype, None, config)
 
 
 def linear_gelu_rows(
@@ -175,7 +152,7 @@ def linear_gelu_rows(
     """gelu(x W^T + bias) as fp8 codes, row i by scale[i]: of `kernels.linear.reach.bound`."""
     if x.codes.dtype == torch.int8:
         raise ValueError("int8 codes want a row's own largest element: quantise after the product")
-    return Rows(_launch(x, weight, bias, True, None, None, x.codes.dtype, scale, config), scale)
+    return Rows(_launch(x, weight, bias, x.codes.dtype, scale, config), scale)
 
 
 def kind_of(weight: Rows | Tiles) -> tuning.Kind:
@@ -190,9 +167,6 @@ def _launch(
     x: Rows,
     weight: Rows | Tiles,
     bias: Tensor | None,
-    gelu: bool,
-    residual: Tensor | None,
-    gate: Tensor | None,
     dtype: torch.dtype,
     out_scale: Tensor | None,
     config: tuning.Gemm | tuning.GemmHopper | None,
@@ -203,53 +177,38 @@ def _launch(
     if isinstance(weight, Tiles) and isinstance(c, tuning.Gemm) and max(c.columns, c.depth) > WEIGHT_BLOCK.value:
         raise ValueError(f"a tile of {c.columns} x {c.depth} spans several scales of a checkpoint's weight")
     out = torch.empty((m, n), dtype=dtype, device=device)
-    residual = None if residual is None else residual.contiguous()
-    gate = None if gate is None else gate.float().contiguous()
-    activation = ("approximate" if c.approximate and device.type == "cuda" else "exact") if gelu else "none"
     if isinstance(c, tuning.GemmHopper):
         if isinstance(weight, Tiles) or x.codes.dtype != FP8 or dtype not in (torch.bfloat16, FP8):
             raise ValueError("the GEMM written out for Hopper takes fp8 rows and gives bfloat16 or fp8")
-        if residual is not None and residual.dtype != torch.bfloat16:
-            raise ValueError(f"the residual is {residual.dtype}: the GEMM written out for Hopper takes bfloat16")
         from kernels.linear import gemm_gluon  # nothing to import where it does not run
 
         with torch.cuda.device_of(out):
-            gemm_gluon.linear(x, weight, bias, activation, residual, gate, out, out_scale, c)
+            gemm_gluon.linear(x, weight, bias, out, out_scale, c)
         return out
-    a, b, beside, target = x.codes, weight.codes, out if residual is None else residual, out
+    a, b, target = x.codes, weight.codes, out
     if c.descriptors == "host":
-        piece = [c.rows, c.columns // c.pieces]
-        a, b = (
-            TensorDescriptor.from_tensor(a, [c.rows, c.depth]),
-            TensorDescriptor.from_tensor(b, [c.columns, c.depth]),
-        )
-        beside, target = (TensorDescriptor.from_tensor(t, piece) for t in (beside, out))
+        a = TensorDescriptor.from_tensor(a, [c.rows, c.depth])
+        b = TensorDescriptor.from_tensor(b, [c.columns, c.depth])
+        target = TensorDescriptor.from_tensor(out, [c.rows, c.columns // c.pieces])
     tiles = -(-m // c.rows) * -(-n // c.columns)
     grid = min(tiles, c.programs * _multiprocessors(device)) if c.programs else tiles
     with torch.cuda.device_of(out):  # Triton launches on the current device
-        if c.descriptors == "device":
-            triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
         multiply[(grid,)](
             a,
             b,
             x.scale,
             weight.scale,
             x.scale if bias is None else bias,
-            beside,
-            x.scale if gate is None else gate,
             target,
             x.scale if out_scale is None else out_scale,
             m,
             n,
             k,
-            m if gate is None else m // len(gate),
             BIAS=bias is not None,
-            GELU=activation,
-            RESIDUAL=residual is not None,
-            GATE="none" if gate is None else "one" if len(gate) == 1 else "many",
             CODES=out_scale is not None,
+            APPROXIMATE=device.type == "cuda",  # the interpreter knows no instruction for it
             TILES=isinstance(weight, Tiles),
-            DESCRIPTORS=c.descriptors,
+            DESCRIPTORS=c.descriptors == "host",
             EVEN=k % c.depth == 0,
             ROWS=c.rows,
             COLUMNS=c.columns,
@@ -259,14 +218,9 @@ def _launch(
             PROMOTE=c.promote,
             FLATTEN=c.programs > 0 and c.promote == 0,
             num_warps=c.warps,
-            num_stages=stages_of(c, None if residual is None else residual.dtype),
+            num_stages=c.stages,
         )
     return out
-
-
-def stages_of(config: tuning.Gemm, residual: torch.dtype | None) -> int:
-    """Stages of operands: beside a float32 residual that passes through shared memory, one has no room."""
-    return config.stages - (config.descriptors != "none" and residual == torch.float32)
 
 
 def _multiprocessors(device: torch.device) -> int:

@@ -2,8 +2,7 @@
 
 Both groups share every tile, half its rows each; whichever is ahead finishes its half beside the other's products.
 A barrier tells a phase only by its parity, so nobody may wait for a phase beyond the next: each group passes every
-slot of the ring in order, and a slot is filled again only when both have. A residual's buffer is filled again only
-behind the barrier at which its piece was stored, which all of the group pass after their wait for it.
+slot of the ring in order, and a slot is filled again only when both have.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
@@ -74,43 +73,28 @@ def multiply_steps(
 
 
 @gluon.jit
-def fetch(residual, row, column, staged, arrived):
-    """Brings a piece of the residual to where its sum will be staged."""
-    TALL: gl.constexpr = staged.shape[0]
-    WIDE: gl.constexpr = staged.shape[1]
-    mbarrier.expect(arrived, TALL * WIDE * 2)
-    tma.async_copy_global_to_shared(residual, [row, column], arrived, staged)
-
-
-@gluon.jit
 def columns_of(
-    w_scale, bias, gate, r, column, m, n, length,
-    BIAS: gl.constexpr, GATE: gl.constexpr, WIDE: gl.constexpr, PIECE: gl.constexpr,
+    w_scale, bias, column, n, BIAS: gl.constexpr, WIDE: gl.constexpr, PIECE: gl.constexpr
 ):  # fmt: skip
-    """(scale, bias, gate) of the columns of a piece, as `end` takes them."""
+    """(scale, bias) of the columns of a piece, as `end` takes them."""
     c = column + gl.arange(0, WIDE, layout=gl.SliceLayout(0, PIECE))
     scale = gl.load(w_scale + c, mask=c < n, other=0.0)[None, :]
-    added, factor = scale, scale
+    added = scale
     if BIAS:
         added = gl.load(bias + c, mask=c < n, other=0.0)[None, :]
-    if GATE == "one":
-        factor = gl.load(gate + c, mask=c < n, other=0.0)[None, :]
-    elif GATE == "many":  # a tile may span two batches: each row looks up its own
-        inside = (r < m)[:, None] & (c < n)[None, :]
-        factor = gl.load(gate + (r // length)[:, None] * n + c[None, :], mask=inside, other=0.0)
-    return scale, added, factor
+    return scale, added
 
 
 @gluon.jit
 def multiply_tiles(
-    x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length, a, b, ready, free, stage, arrived,
-    WHICH: gl.constexpr, BIAS: gl.constexpr, GELU: gl.constexpr, RESIDUAL: gl.constexpr, GATE: gl.constexpr,
-    CODES: gl.constexpr, TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, WIDE: gl.constexpr,
+    x_scale, w_scale, bias, out, out_scale, m, n, k, a, b, ready, free, stage,
+    WHICH: gl.constexpr, BIAS: gl.constexpr, CODES: gl.constexpr,
+    TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, WIDE: gl.constexpr,
     STAGES: gl.constexpr, BUFFERS: gl.constexpr, PROMOTE: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """A warp group: TALL rows of every tile. Their sums, then pieces of WIDE columns."""
     PIECES: gl.constexpr = COLUMNS // WIDE
-    EARLY: gl.constexpr = not PROMOTE and not RESIDUAL  # else there are no registers for it
+    EARLY: gl.constexpr = not PROMOTE  # else there are no registers for it
     SUMS: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, COLUMNS, 32]
     )
@@ -120,23 +104,17 @@ def multiply_tiles(
     row_tiles, column_tiles = gl.cdiv(m, TALL * SHARES), gl.cdiv(n, COLUMNS)
     steps = gl.cdiv(k, DEPTH)
     i = 0
-    held = 0  # how often every staging buffer has held a residual
     for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
         row, column = place(tile, row_tiles, column_tiles, GROUP)
         row = (row * SHARES + WHICH) * TALL
         column *= COLUMNS
-        if RESIDUAL:
-            tma.store_wait(0)
-            for piece in gl.static_range(BUFFERS):
-                fetch(residual, row, column + piece * WIDE, stage.index(WHICH * BUFFERS + piece),
-                      arrived.index(WHICH * BUFFERS + piece))  # fmt: skip
         r = row + gl.arange(0, TALL, layout=gl.SliceLayout(1, PIECE))
         row_scale = gl.load(x_scale + r, mask=r < m, other=0.0)[:, None]
         code_scale = 1.0
         if CODES:
             code_scale = gl.load(out_scale + r, mask=r < m, other=1.0)[:, None]
         if EARLY:
-            coming = columns_of(w_scale, bias, gate, r, column, m, n, length, BIAS, GATE, WIDE, PIECE)
+            coming = columns_of(w_scale, bias, column, n, BIAS, WIDE, PIECE)
         if PROMOTE:
             total = gl.zeros([TALL, COLUMNS], gl.float32, layout=SUMS)
             for start in range(0, steps, PROMOTE):
@@ -145,7 +123,7 @@ def multiply_tiles(
         else:
             total = multiply_steps(a, b, ready, free, i, steps, WHICH, STAGES, SUMS)
         if not EARLY:
-            coming = columns_of(w_scale, bias, gate, r, column, m, n, length, BIAS, GATE, WIDE, PIECE)
+            coming = columns_of(w_scale, bias, column, n, BIAS, WIDE, PIECE)
         i += steps
         pieces = (total,)
         if PIECES > 1:
@@ -154,64 +132,43 @@ def multiply_tiles(
             pieces = halves(pieces[0]) + halves(pieces[1])
         for piece in gl.static_range(PIECES):
             y = gl.convert_layout(pieces[piece], PIECE, assert_trivial=True)
-            scale, added, factor = coming
+            scale, added = coming
             if piece + 1 < PIECES:  # a piece ahead: a barrier stands before every store
-                coming = columns_of(
-                    w_scale, bias, gate, r, column + (piece + 1) * WIDE, m, n, length, BIAS, GATE, WIDE, PIECE
-                )  # fmt: skip
-            beside = 0.0
+                coming = columns_of(w_scale, bias, column + (piece + 1) * WIDE, n, BIAS, WIDE, PIECE)
             buffer = stage.index(WHICH * BUFFERS + piece % BUFFERS)
-            if RESIDUAL:
-                here = arrived.index(WHICH * BUFFERS + piece % BUFFERS)
-                mbarrier.wait(here, (held + piece // BUFFERS) & 1)
-                beside = buffer.load(PIECE)
-            y = end(
-                y, row_scale, scale, added, factor, beside, code_scale,
-                BIAS, GELU, RESIDUAL, GATE, CODES, False,
-            ).to(out.dtype)  # fmt: skip
-            if not RESIDUAL:
-                tma.store_wait(BUFFERS - 1)
+            y = end(y, row_scale, scale, added, code_scale, BIAS, CODES, True, False).to(out.dtype)
+            tma.store_wait(BUFFERS - 1)
             buffer.store(y)
             fence_async_shared()
             tma.async_copy_shared_to_global(out, [row, column + piece * WIDE], buffer)
-            if RESIDUAL and piece + BUFFERS < PIECES:
-                tma.store_wait(0)
-                fetch(residual, row, column + (piece + BUFFERS) * WIDE, buffer, here)
-        held += PIECES // BUFFERS
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "length"])
+@gluon.jit(do_not_specialize=["m"])
 def multiply_gluon(
-    x, w, x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length,
-    BIAS: gl.constexpr, GELU: gl.constexpr, RESIDUAL: gl.constexpr, GATE: gl.constexpr, CODES: gl.constexpr,
+    x, w, x_scale, w_scale, bias, out, out_scale, m, n, k, BIAS: gl.constexpr, CODES: gl.constexpr,
     TALL: gl.constexpr, COLUMNS: gl.constexpr, DEPTH: gl.constexpr, WIDE: gl.constexpr, STAGES: gl.constexpr,
     BUFFERS: gl.constexpr, PROMOTE: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """`gemm.multiply` on descriptors of x [m, k], w [n, k], residual and out [m, n]."""
+    """`gemm.multiply` on descriptors of x [m, k], w [n, k] and out [m, n]."""
     a = gl.allocate_shared_memory(gl.float8e4nv, [STAGES * SHARES, TALL, DEPTH], x.layout)
     b = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, COLUMNS, DEPTH], w.layout)
     stage = gl.allocate_shared_memory(out.dtype, [2 * BUFFERS, TALL, WIDE], out.layout)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    arrived = gl.allocate_shared_memory(gl.int64, [2 * BUFFERS, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(ready.index(i), count=1)
         mbarrier.init(free.index(i), count=SHARES)
-    for i in gl.static_range(2 * BUFFERS):
-        mbarrier.init(arrived.index(i), count=1)
     fence_async_shared()
     gl.warp_specialize(
         [
             (multiply_tiles, (
-                x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length, a, b, ready, free, stage,
-                arrived, 0, BIAS, GELU, RESIDUAL, GATE, CODES, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS, PROMOTE,
-                GROUP,
+                x_scale, w_scale, bias, out, out_scale, m, n, k, a, b, ready, free, stage,
+                0, BIAS, CODES, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS, PROMOTE, GROUP,
             )),
             (multiply_tiles, (
-                x_scale, w_scale, bias, residual, gate, out, out_scale, m, n, k, length, a, b, ready, free, stage,
-                arrived, 1, BIAS, GELU, RESIDUAL, GATE, CODES, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS, PROMOTE,
-                GROUP,
+                x_scale, w_scale, bias, out, out_scale, m, n, k, a, b, ready, free, stage,
+                1, BIAS, CODES, TALL, COLUMNS, DEPTH, WIDE, STAGES, BUFFERS, PROMOTE, GROUP,
             )),
             (copy_operands, (x, w, m, n, k, a, b, ready, free, TALL, COLUMNS, DEPTH, STAGES, GROUP)),
         ],
@@ -224,21 +181,17 @@ def linear(
     x: Rows,
     weight: Rows,
     bias: Tensor | None,
-    gelu: str,
-    residual: Tensor | None,
-    gate: Tensor | None,
     out: Tensor,
     out_scale: Tensor | None,
     config: GemmHopper,
 ) -> None:
-    """Fills out [m, n], bfloat16 or fp8 by out_scale. residual bfloat16 [m, n], gate float32 [b, n], dense."""
+    """Fills out [m, n], in bfloat16 or, by out_scale, its GELU in fp8."""
     (m, k), n = x.codes.shape, weight.codes.shape[0]
     wide = config.wide(out.element_size())
     eight = gl.NVMMASharedLayout(swizzle_byte_width=config.depth, element_bitwidth=8, rank=2)
     staged = gl.NVMMASharedLayout(
         swizzle_byte_width=wide * out.element_size(), element_bitwidth=8 * out.element_size(), rank=2
     )
-    beside = out if residual is None else residual
     tiles = -(-m // (config.tall * SHARES.value)) * -(-n // config.columns)
     programs = torch.cuda.get_device_properties(out.device).multi_processor_count
     multiply_gluon[(min(tiles, programs),)](
@@ -247,18 +200,12 @@ def linear(
         x.scale,
         weight.scale,
         x.scale if bias is None else bias,
-        TensorDescriptor.from_tensor(beside, [config.tall, wide], staged),
-        x.scale if gate is None else gate,
         TensorDescriptor.from_tensor(out, [config.tall, wide], staged),
         x.scale if out_scale is None else out_scale,
         m,
         n,
         k,
-        m if gate is None else m // len(gate),
         BIAS=bias is not None,
-        GELU=gelu,
-        RESIDUAL=residual is not None,
-        GATE="none" if gate is None else "one" if len(gate) == 1 else "many",
         CODES=out_scale is not None,
         TALL=config.tall,
         COLUMNS=config.columns,

@@ -13,32 +13,23 @@ def linear(
     weight: Rows | Tiles,
     bias: Tensor | None,
     *,
-    gelu: bool = False,
-    residual: Tensor | None = None,
-    gate: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
     exact: bool = False,
 ) -> Tensor:
-    """residual + gate * gelu(x W^T + bias), of which only the product is always there. Float32 inside.
+    """x W^T + bias, float32 inside.
 
-    x: codes [m, k]; weight: codes [n, k]; bias [n]; residual [m, n]; gate float32 [b, n] where rows
-    i m / b .. (i + 1) m / b are of batch i. Returns [m, n] in `dtype`. exact: in float64, to judge kernels by.
+    x: codes [m, k]; weight: codes [n, k]; bias [n]. Returns [m, n] in `dtype`.
+    exact: in float64, to judge kernels by.
     """
     kind = torch.float64 if exact else torch.float32
     y = F.linear(x.float().to(kind), weight.float().to(kind), None if bias is None else bias.to(kind))
-    if gelu:
-        y = F.gelu(y, approximate="tanh")
-    if gate is not None:
-        y = y * gate.to(kind).repeat_interleave(len(y) // len(gate), 0)
-    if residual is not None:
-        y = residual.to(kind) + y
     return y.to(kind if exact else dtype)
 
 
 def linear_gelu_rows(x: Rows, weight: Rows, bias: Tensor | None, reach: Tensor) -> Rows:
     """gelu(x W^T + bias) in fp8, each row by a scale that is known before the product: `reach`'s. See `bound`."""
     scale = bound(x, reach)
-    y = linear(x, weight, bias, gelu=True, dtype=torch.float32)
+    y = F.gelu(linear(x, weight, bias, dtype=torch.float32), approximate="tanh")
     return Rows((y * scale.reciprocal()[:, None]).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
 
 

@@ -36,13 +36,9 @@ class Linear8(nn.Module):
 
     def forward(self, x: Tensor | Rows) -> Tensor:
         """[..., in] -> [..., out]; of Rows, quantised by whoever made them, [m, in] -> [m, out]."""
-        if isinstance(x, Rows):
-            return self.multiply(x)
-        return self.multiply(self.quantize(x)).unflatten(0, x.shape[:-1])
-
-    def multiply(self, x: Rows, residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
-        """residual + gate * (x W^T + bias): [m, out]. residual [m, out]; gate float32 [b, out]."""
-        return switch.linear(x, self.rows, self.bias, residual=residual, gate=gate, dtype=self.dtype)
+        rows = x if isinstance(x, Rows) else self.quantize(x)
+        y = switch.linear(rows, self.rows, self.bias, dtype=self.dtype)
+        return y if isinstance(x, Rows) else y.unflatten(0, x.shape[:-1])
 
     def gelu_rows(self, x: Rows) -> Rows:
         """gelu(x W^T + bias) as the next layer's operand, [m, out]."""

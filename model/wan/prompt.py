@@ -15,13 +15,13 @@ T = TypeVar("T")
 class Keys:
     """One block's k, v [b, n, heads, head_dim] of the prompt; bias [b, n] float32 is added to a key's scores.
 
-    reach [b] float32: the largest magnitude of v, and so of what attends to it.
+    reach [b] float32: the largest magnitude of v, and so of what attends to it. None: not known.
     """
 
     k: Tensor
     v: Tensor
-    bias: Tensor
-    reach: Tensor
+    bias: Tensor | None = None
+    reach: Tensor | None = None
 
 
 @dataclass(frozen=True)

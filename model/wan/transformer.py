@@ -187,11 +187,11 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     def forward(self, ops: ModuleType, x: Tensor | Rows, batch: int, text: Tensor | Keys) -> Tensor:
         # No mask: padded text rows are zeros and take part, as in training.
+        keys = text if isinstance(text, Keys) else Keys(*self.keys(ops, text))
         q = apply(self.q, x, batch)
-        k, v, bias, reach = (
-            (text.k, text.v, text.bias, text.reach) if isinstance(text, Keys) else (*self.keys(ops, text), None, None)
+        y = ops.attend_prompt(
+            q, self.norm_q.weight, self.eps, keys.k, keys.v, keys.bias, keys.reach, codes_of(self.o)
         )
-        y = ops.attend_prompt(q, self.norm_q.weight, self.eps, k, v, bias, reach, codes_of(self.o))
         return apply(self.o, y, batch)
 
     def keys(self, ops: ModuleType, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -290,6 +290,16 @@ def test_attention_to_a_prompt_normalises_q_and_writes_rows(
         assert accuracy.relative_error(rows.float(), expected.flatten(0, 1)) < accuracy.FP8
 
 
+def test_a_prompt_that_is_no_number_is_seen() -> None:
+    q, k, v = draw(1, 20, 128), draw(1, 8, 2, 64, seed=1), draw(1, 8, 2, 64, seed=2)
+    v[0, 3, 0, 5] = torch.nan
+    rows = fused.attend_prompt(
+        q, draw(128), EPS, k, v, torch.zeros(1, 8, device=DEVICE), v.abs().amax((1, 2, 3)), inner(FP8)
+    )
+    assert isinstance(rows, Rows)
+    assert bool(rows.scale.isnan().all())
+
+
 def test_keys_of_no_weight_are_no_keys() -> None:
     q, k, v = (draw(1, 40, 2, 64, seed=s) for s in range(3))
     bias = torch.zeros(1, 40, device=DEVICE)

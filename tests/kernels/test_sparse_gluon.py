@@ -38,9 +38,7 @@ def compiled(dim: int, config: tuning.AttendHopper) -> Any:
 
 
 @pytest.mark.parametrize("dim", sparse_linear.HEAD_DIMS)
-def test_it_multiplies_in_8_bits_from_registers(
-    dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_multiplies_in_8_bits_from_registers(dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     built = compiled(dim, tuning.AttendHopper())
     assert built.metadata.shared <= SHARED[90]
@@ -76,9 +74,7 @@ def serialized(ptx: str) -> bool:
         (2600, 2, 128, 1, 0.5),
     ],
 )
-def test_it_is_the_portable_kernel(
-    length: int, heads: int, dim: int, batch: int, topk: float, stages: int
-) -> None:
+def test_it_is_the_portable_kernel(length: int, heads: int, dim: int, batch: int, topk: float, stages: int) -> None:
     generator = torch.Generator().manual_seed(length)
 
     def normal(*shape: int) -> torch.Tensor:
