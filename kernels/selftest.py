@@ -3,6 +3,7 @@
 What `farm doctor` runs. Needs neither torch nor Triton to be imported: their absence is a finding.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -51,7 +52,50 @@ def run(device: str | None = None) -> Result:
     return Result(True, f"The kernels do not run here ({obstacle}): the torch references are used.")
 
 
+@dataclass(frozen=True)
+class Check:
+    """One kernel, as a sentence calls it, how far it is from its reference, and how far it may be."""
+
+    name: str
+    error: float
+    limit: float
+
+    @property
+    def right(self) -> bool:
+        return self.error <= self.limit  # NaN is not
+
+    @property
+    def measured(self) -> str:
+        return f"error {self.error:.1e} (limit {self.limit:.0e})"
+
+
 def _compare(device: "torch.device") -> Result:
+    import torch
+
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else "Triton's interpreter"
+    attention, unlike = _attention(device)
+    checks = {**attention, "linear": _linear(device), "element-wise": _elementwise(device)}
+    figures: dict[str, float | str] = {"device": name, "wrong blocks": unlike}
+    for kind, check in checks.items():
+        figures |= {f"{kind} error".lstrip(): check.error, f"{kind} limit".lstrip(): check.limit}
+    told = [f"{check.name} is wrong on {name}: {check.measured}" for check in checks.values() if not check.right]
+    if unlike:
+        told.append(f"sparse-linear attention keeps {unlike} blocks that the reference would not keep")
+    if told:
+        cure = "Render with TURBOFARM_KERNELS=reference, and report the card, the driver and the Triton version."
+        return Result(False, _sentence(told), cure, figures)
+    listed = "; ".join(f"{check.name}, {check.measured}" for check in checks.values())
+    return Result(True, f"The kernels are right on {name}: {listed}.", "", figures)
+
+
+def _sentence(parts: list[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _attention(device: "torch.device") -> tuple[dict[str, Check], int]:
+    """In 16 bits and, where the card has it, in 8; and how many blocks no near tie of scores excuses."""
     import torch
 
     from kernels import accuracy
@@ -59,10 +103,7 @@ def _compare(device: "torch.device") -> Result:
     from kernels.attention.sparse_linear import prepare_8bit, sparse_linear_attention
     from kernels.tuning import sparse_linear as tuning
 
-    cuda = device.type == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32  # Triton's interpreter computes bfloat16 wrongly
-    limit = accuracy.TOLERANCE[dtype]
-    name = torch.cuda.get_device_name(device) if cuda else "Triton's interpreter"
+    dtype = _dtype(device)
     error, error_8bit, unlike = 0.0, 0.0, 0
     eight = tuning.has_8bit(device)
     for seed, (b, length, h, d, topk) in enumerate(SHAPES):
@@ -74,38 +115,80 @@ def _compare(device: "torch.device") -> Result:
         index = block_index(q, k, topk)
         out = sparse_linear_attention(q, k, v, weight, bias, topk, "bf16")
         expected = accuracy.sparse_linear_given(q, k, v, index, weight, bias)
-        found = accuracy.relative_error(out, expected)
-        error = found if not found <= error else error  # NaN stays
+        error = _worse(accuracy.relative_error(out, expected), error)
         unlike += accuracy.worse_blocks(q, k, index, topk)[1]
         if eight:
             index = prepare_8bit(q, k, v, weight, topk, tuning.of_device_8bit(device, d)).index
             out = sparse_linear_attention(q, k, v, weight, bias, topk, "8bit")
             expected = accuracy.sparse_linear_8bit(q, k, v, index, weight, bias)
-            found = accuracy.relative_error(out, expected)
-            error_8bit = found if not found <= error_8bit else error_8bit
+            error_8bit = _worse(accuracy.relative_error(out, expected), error_8bit)
             unlike += accuracy.worse_blocks(q, k, index, topk)[1]
-    figures: dict[str, float | str] = {"device": name, "error": error, "limit": limit, "wrong blocks": unlike}
+    found = {"": Check("sparse-linear attention", error, accuracy.TOLERANCE[dtype])}
     if eight:
-        figures |= {"8-bit error": error_8bit, "8-bit limit": accuracy.SAME_ARITHMETIC}
-    if error <= limit and not unlike and not error_8bit <= accuracy.SAME_ARITHMETIC:
-        return Result(
-            False,
-            f"Sparse-linear attention in 8 bits is wrong on {name}: error {error_8bit:.1e} "
-            f"(limit {accuracy.SAME_ARITHMETIC:.0e}).",
-            "Render with TURBOFARM_KERNELS=reference, and report the card, the driver and the Triton version.",
-            figures,
-        )
-    if not error <= limit or unlike:
-        return Result(
-            False,
-            f"Sparse-linear attention is wrong on {name}: error {error:.1e} (limit {limit:.0e}), "
-            f"{unlike} blocks that the reference would not keep.",
-            "Render with TURBOFARM_KERNELS=reference, and report the card, the driver and the Triton version.",
-            figures,
-        )
-    return Result(
-        True, f"Sparse-linear attention is right on {name}: error {error:.1e} (limit {limit:.0e}).", "", figures
+        found["8-bit"] = Check("sparse-linear attention in 8 bits", error_8bit, accuracy.SAME_ARITHMETIC)
+    return found, unlike
+
+
+def _linear(device: "torch.device") -> Check:
+    """A layer with tails in every direction, in the card's own 8 bits: by what runs there, and by our GEMM."""
+    import torch
+
+    from kernels import accuracy
+    from kernels.linear import fast, gemm, reference, weights
+    from kernels.quantized import quantize_rows
+
+    dtype, codes = _dtype(device), _codes(device)
+    m, n, k = 300, 272, 640
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(size, generator=draw).to(device) for size in ((m, k), (n, k), (n,)))
+    rows, matrix, bias = quantize_rows(x, codes), weights.by_channel(weight / k**0.5, codes), bias.to(dtype)
+    expected = reference.linear(rows, matrix, bias, exact=True)
+    error, ours = (
+        accuracy.relative_error(linear(rows, matrix, bias, dtype=dtype), expected)
+        for linear in (fast.linear, gemm.linear)
     )
+    kind = "int8" if codes == torch.int8 else "fp8"
+    return Check(f"a linear layer in {kind}", _worse(error, ours), accuracy.SAME_ARITHMETIC)
+
+
+def _elementwise(device: "torch.device") -> Check:
+    """Gate, residual, norm and quantisation in one read, as between a block's attention and its feed-forward."""
+    import torch
+
+    from kernels import accuracy
+    from kernels.elementwise import fused, reference
+    from kernels.quantized import Rows
+
+    b, length, width = 2, 150, 1536
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(b, length, width, generator=draw).to(device, _dtype(device)) for _ in range(2))
+    scale, shift, gate = (torch.randn(b, width, generator=draw).to(device) / 2 for _ in range(3))
+    how = reference.Modulation(scale, shift, 1e-6)
+    summed, rows = fused.gate_residual_norm(x, y, gate, how, _codes(device))
+    expected, expected_rows = reference.gate_residual_norm(x, y, gate, how, _codes(device))
+    assert isinstance(rows, Rows)
+    assert isinstance(expected_rows, Rows)
+    error = accuracy.relative_error(rows.float(), expected_rows.float())
+    # Where a rounding falls to the other side of a tie of two codes, an element moves by 6 % or more.
+    return Check("element-wise work", _worse(accuracy.relative_error(summed, expected), error), accuracy.BFLOAT16)
+
+
+def _dtype(device: "torch.device") -> "torch.dtype":
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" else torch.float32  # the interpreter computes bfloat16 wrongly
+
+
+def _codes(device: "torch.device") -> "torch.dtype":
+    import torch
+
+    from kernels import switch
+
+    return switch.operand_dtype(device) if device.type == "cuda" else torch.int8  # and casts to fp8 wrongly
+
+
+def _worse(one: float, other: float) -> float:
+    return max(one, other, key=lambda error: (math.isnan(error), error))
 
 
 def diagnose(error: BaseException) -> Result:

@@ -14,14 +14,13 @@ from model.checkpoints import int8, safetensors
 from model.checkpoints.entries import Device
 from model.checkpoints.fill import check_shapes, fill, tensors
 from model.library import Library, Weights
-from model.memory import Plan, free_bytes, plan_for
+from model.memory import LINEARS, Plan, free_bytes, plan_beside
 from model.wan.config import Preset
 from model.wan.quantize import DTYPES, quantize_linears
 from model.wan.transformer import WanTransformer
 from model.wan.vae import WanVAE
 
 M = TypeVar("M", bound=nn.Module)
-LINEARS = "TURBOFARM_LINEARS"
 
 
 class TextEncoder(Protocol):
@@ -48,12 +47,9 @@ class Resident:
 def load(preset: Preset, library: Library, device: Device, plan: Plan | None = None) -> Resident:
     """Read a model's weights. Raises CorruptWeights naming file, tensor, expected and found.
 
-    plan: what stays on the card; None: what its free memory allows.
+    plan: what stays on the card; None: what its memory allows, once all is there that has to be.
     """
     weights = library.weights(preset)
-    free = free_bytes(device)
-    if plan is None:
-        plan = Plan() if free is None else plan_for(preset, weights, free)
     if preset.dtype == "float32":  # cuDNN would round to 10 bits: one seed, one video on every device
         torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, preset.dtype)
@@ -63,6 +59,9 @@ def load(preset: Preset, library: Library, device: Device, plan: Plan | None = N
     vae = WanVAE(preset.vae)  # not on meta: its latent statistics are buffers that no file holds
     fill(vae, safetensors.open_files(weights.vae), dtype, device)
     _rest(vae, device)
+    if plan is None:
+        free = free_bytes(device)
+        plan = Plan() if free is None else plan_beside(preset, weights, free)
     return Resident(
         _text(preset, library, weights, dtype, device, plan), transformer, low, vae,
         _preview(preset, weights, vae, device), weights.digest,

@@ -3,6 +3,9 @@
 Loads without torch: an operator may ask on a machine that will never render.
 """
 
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 _WORK_PER_PIXEL = 19_000
 _MARGIN = 1 << 30  # CUDA's context, fragments
 _ITEMSIZE = {"float32": 4, "bfloat16": 2}
+LINEARS = "TURBOFARM_LINEARS"
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,17 @@ PLANS = (Plan(), Plan(text_on_host=True))  # the one that keeps most on the card
 class Parts:
     """Bytes of a model's weights as a card holds them. `denoiser`: both experts, where there are two.
 
-    stored_8bit: some lie on disk in 8-bit codes; they are expanded while they are read.
+    stored_8bit: some lie on disk in 8-bit codes; they are expanded while they are read. linears_8bit: the linear
+    layers of the denoiser are quantised then, and counted so. reading: what the denoiser takes at most before that:
+    an expert comes whole, and the first is there in 8 bits when the second does.
     """
 
     denoiser: int
     vae: int
     text: int
     stored_8bit: bool = False
+    linears_8bit: bool = False
+    reading: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,12 @@ class Cost:
 def parts_of(preset: Preset, weights: Weights) -> Parts:
     """From the headers of its files. Raises CorruptWeights."""
     itemsize = _ITEMSIZE[preset.dtype]
-    denoiser, low, vae, text = (
+    high, low, vae, text = (
         itemsize * headers.numbers(files)
         for files in (weights.transformer, weights.low, weights.vae, weights.text_encoder)
     )
-    return Parts(denoiser + low, vae, text, headers.in_8_bits(weights.transformer))
+    saved = _saved(headers.shapes(weights.transformer), itemsize) if linears_in_8_bits(preset) else 0
+    return _parts(high, low, vae, text, saved, headers.in_8_bits(weights.transformer))
 
 
 def parts_of_shapes(preset: Preset) -> Parts:
@@ -76,7 +85,37 @@ def parts_of_shapes(preset: Preset) -> Parts:
         layers = WanTransformer(preset.transformer, preset.topk), WanVAE(preset.vae), UMT5TextEncoder(preset.umt5)
     itemsize = _ITEMSIZE[preset.dtype]
     denoiser, vae, text = (itemsize * sum(p.numel() for p in layer.parameters()) for layer in layers)
-    return Parts(denoiser * (1 if preset.boundary is None else 2), vae, text)
+    shapes = {name: tuple(p.shape) for name, p in layers[0].named_parameters()}
+    saved = _saved(shapes, itemsize) if linears_in_8_bits(preset) else 0
+    return _parts(denoiser, 0 if preset.boundary is None else denoiser, vae, text, saved)
+
+
+def linears_in_8_bits(preset: Preset) -> bool:
+    """What `model.loading.linear_codes` decides on a card that the kernels run on (compute capability 8.0 and up).
+
+    Whether they run on the card asked about is not known here: on an older one the layers stay as they are.
+    """
+    asked = os.environ.get(LINEARS) or None
+    if preset.dtype != "bfloat16" or asked == "bf16":
+        return False
+    return asked is not None or (preset.distilled and os.environ.get("TURBOFARM_KERNELS") != "reference")
+
+
+def _parts(high: int, low: int, vae: int, text: int, saved: int, stored_8bit: bool = False) -> Parts:
+    """high, low: bytes of the experts as they are read, low 0 where there is one; saved: of each in 8 bits."""
+    if not low:
+        return Parts(high - saved, vae, text, stored_8bit, saved > 0, reading=high)
+    return Parts(high + low - 2 * saved, vae, text, stored_8bit, saved > 0, reading=max(high, high - saved + low))
+
+
+def _saved(shapes: Mapping[str, Sequence[int]], itemsize: int) -> int:
+    """Bytes that a transformer's layers take less after `model.wan.quantize`: a code a weight, a float32 a row."""
+    return sum(
+        (itemsize - 1) * math.prod(shape) - 4 * shape[0]
+        for name, shape in shapes.items()
+        if name.startswith("blocks.") and len(shape) == 2 and name.endswith((".weight", headers.CODES))
+        if ".proj_l." not in name
+    )
 
 
 def costs(parts: Parts, size: tuple[int, int]) -> list[Cost]:
@@ -88,13 +127,22 @@ def cost(parts: Parts, size: tuple[int, int], plan: Plan) -> Cost:
     work = _WORK_PER_PIXEL * size[0] * size[1]
     always = parts.denoiser + parts.vae
     if plan.text_on_host:  # the encoder comes and goes before anything is decoded
-        return Cost(plan, always, work, always + max(parts.text, work) + _MARGIN)
-    return Cost(plan, always + parts.text, work, always + parts.text + work + _MARGIN)
+        most = always + max(parts.text, work)
+    else:
+        always += parts.text
+        most = always + work
+    # The denoiser is read before all else.
+    return Cost(plan, always, work, max(most, parts.reading) + _MARGIN)
 
 
-def plan_for(preset: Preset, weights: Weights, free: int) -> Plan:
-    """The plan that keeps most on a card with `free` bytes. A larger `free` never moves anything off it."""
-    return plan_within(costs(parts_of(preset, weights), preset.size), free).plan
+def plan_beside(preset: Preset, weights: Weights, free: int) -> Plan:
+    """The plan that keeps most on a card where denoiser and VAE lie already and `free` bytes are left.
+
+    In how many bits they lie there and what their loading left in fragments need not be guessed then. A larger
+    `free` never moves anything off the card. Raises CorruptWeights.
+    """
+    text = _ITEMSIZE[preset.dtype] * headers.numbers(weights.text_encoder)
+    return plan_within(costs(Parts(0, 0, text), preset.size), free).plan
 
 
 def plan_within(found: list[Cost], free: int) -> Cost:
@@ -103,8 +151,11 @@ def plan_within(found: list[Cost], free: int) -> Cost:
 
 
 def free_bytes(device: "torch.device | str") -> int | None:
-    """Of a CUDA card, now; None for a CPU, which has nothing to move weights to."""
+    """Of a CUDA card, now, with what torch keeps of it unused; None for a CPU, which has one place for weights."""
     import torch
 
     wanted = torch.device(device)
-    return torch.cuda.mem_get_info(wanted)[0] if wanted.type == "cuda" else None
+    if wanted.type != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(wanted)[0]

@@ -53,7 +53,8 @@ def plan(
         "name": name, "size": f"{picture[0]}x{picture[1]}", "frames": length,
         "weights": {"denoiser": parts.denoiser, "vae": parts.vae, "text_encoder": parts.text},
         "counted_in": "files" if counted else "shapes",
-        "dtype": preset.dtype, "stored_8bit": parts.stored_8bit, "plans": [_plain(cost) for cost in costs],
+        "dtype": preset.dtype, "stored_8bit": parts.stored_8bit,
+        "linears_8bit": parts.linears_8bit, "plans": [_plain(cost) for cost in costs],
         "cards": [_card(one) for one in fits],
     }  # fmt: skip
     if as_json:
@@ -95,9 +96,10 @@ def _label(gb: float) -> str:
 def _tell(told: Json, costs: list[Any], fits: list[Any]) -> None:
     weights = told["weights"]
     parts = ", ".join(f"{part.replace('_', ' ')} {_gib(count)}" for part, count in weights.items())
-    stored = "8-bit codes on disk, expanded while they are read" if told["stored_8bit"] else "nothing is quantised"
+    stored = "8-bit codes on disk, expanded while they are read" if told["stored_8bit"] else "no codes on disk"
     output.data(f"{told['name']}  {told['size']}, {told['frames']} frames")
-    output.data(f"weights   {parts} in {told['dtype']}; {stored}")
+    eight = "; the denoiser's linear layers in 8 bits (compute capability 8.0 and up)"
+    output.data(f"weights   {parts} in {told['dtype']}{eight if told['linears_8bit'] else ''}; {stored}")
     output.table(
         [
             [

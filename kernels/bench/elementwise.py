@@ -130,7 +130,7 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
     c, f = shape.dim, shape.ffn
     q, k, _ = i.packed.split(c, dim=2)
     heads = i.y.unflatten(2, (shape.heads, -1))
-    rows, ropes = row_variants(), rope_variants()
+    rows = row_variants()
 
     def apart(o: Any) -> tuple[Tensor, Tensor | Rows]:
         x = o.gate_residual(i.x, i.y, i.gate)
@@ -158,7 +158,7 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
             "residual + affine norm in 8 bits", 7 * c,
             lambda o: o.gate_residual_norm(i.x, i.y, None, i.affine, codes),
         ),
-        Operation("RMSNorm + RoPE of q and k", 8 * c + angles, turned, ropes),
+        Operation("RMSNorm + RoPE of q and k", 8 * c + angles, turned, rows),
         Operation("RMSNorm", 4 * c, lambda o: o.rms_norm(q, i.weight, EPS)),
         Operation("GELU", 4 * f, lambda o: o.gelu(i.ffn)),
         Operation("GELU, 8 bits", 3 * f, lambda o: o.gelu(i.ffn, codes)),
@@ -179,14 +179,7 @@ def operations(i: Inputs, shape: Shape, codes: torch.dtype) -> list[Operation]:
 
 
 def row_variants() -> tuple[tuning.Rows, ...]:
-    """Each compiles in half a second or more: the few that differ in kind."""
-    alone = (tuning.Rows(warps) for warps in (1, 2, 4, 8))
-    held = (tuning.Rows(4, 8, hold=True), tuning.Rows(8, 4, hold=True))
-    return (*alone, *held, tuning.Rows(2, 16, stages=2), tuning.Rows(8, 4, stages=2))
-
-
-def rope_variants() -> tuple[tuning.Rope, ...]:
-    return tuple(tuning.Rope(*how) for how in ((2, 1), (4, 1), (8, 1), (4, 4), (8, 4), (4, 4, 2)))
+    return tuple(tuning.Rows(warps) for warps in (1, 2, 4, 8))
 
 
 def few_key_variants() -> tuple[tuning.FewKeys, ...]:

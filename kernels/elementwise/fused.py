@@ -64,7 +64,7 @@ def _residual_norm(
     b, length, width = x.shape
     x = x.contiguous()
     y = None if y is None else y.contiguous()
-    config = config or tuning.find(width).norm
+    config = config or tuning.find(width).rows
     # Residual streams are never written in place: the caller may still hold x.
     summed = x if y is None else torch.empty_like(x)
     out, scale_out = (None, None) if how is None else _output(x, quantize)
@@ -79,7 +79,7 @@ def _residual_norm(
         scale, shift = how.weight.contiguous(), how.bias.contiguous()
     gate = None if gate is None else _table(gate, b)
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        layer_norm.residual_norm[(config.grid(length, x.device), b)](
+        layer_norm.residual_norm[(length, b)](
             x,
             x if y is None else y,
             x if gate is None else gate,
@@ -99,8 +99,6 @@ def _residual_norm(
             **_codes(quantize),
             WIDTH=width,
             CHUNK=config.chunk,
-            HOLD=config.hold,
-            STAGES=config.stages,
             num_warps=config.warps,
         )
     return summed, _result(out, scale_out)
@@ -111,7 +109,7 @@ def _table(table: Tensor, batch: int) -> Tensor:
     return (table if table.stride(1) == 1 else table.contiguous()).expand(batch, -1)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, config: tuning.Rope | None = None) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, config: tuning.Rows | None = None) -> Tensor:
     """x / sqrt(mean of squares over C + eps) * weight. x: [b, L, C] by strides, the last one 1."""
     config = config or tuning.find(x.shape[2]).rope
     out, _ = _norm_rope(x, None, weight, weight, None, 1, eps, config)
@@ -126,13 +124,17 @@ def rms_norm_rope(
     table: Tensor,
     heads: int,
     eps: float,
-    config: tuning.Rope | None = None,
+    config: tuning.Rows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """RMSNorm of q and k over all channels, then interleaved pairs of each head rotated.
 
     q, k: [b, L, C] by strides, the last one 1: slices of a packed product are read where they are. table: float32
-    [2, L, 1, C / heads / 2] as (cos, sin). Returns [b, L, heads, d] twice, contiguous.
+    [2, L, 1, C / heads / 2] as (cos, sin). Returns [b, L, heads, d] twice, contiguous. Raises ValueError on a table
+    of another shape.
     """
+    wanted = (2, q.shape[1], 1, q.shape[2] // heads // 2)
+    if table.shape != wanted:  # read as the wanted one, it would give other rows' angles
+        raise ValueError(f"the table of angles is {list(table.shape)}, not {list(wanted)}: cut it to the rows of q")
     config = config or tuning.find(q.shape[2]).rope
     q_out, k_out = _norm_rope(q, k, q_weight, k_weight, table, heads, eps, config)
     assert k_out is not None
@@ -147,7 +149,7 @@ def _norm_rope(
     table: Tensor | None,
     heads: int,
     eps: float,
-    config: tuning.Rope,
+    config: tuning.Rows,
 ) -> tuple[Tensor, Tensor | None]:
     b, length, width = q.shape
     q = q if q.stride(2) == 1 else q.contiguous()
@@ -156,7 +158,7 @@ def _norm_rope(
     k_out = None if k is None else torch.empty_like(q_out)
     other = q if k is None else k
     with torch.cuda.device_of(q):
-        rope.rms_norm_rope[(-(-length // config.rows), b)](
+        rope.rms_norm_rope[(length, b)](
             q,
             other,
             q_weight.contiguous(),
@@ -173,8 +175,6 @@ def _norm_rope(
             WIDTH=width,
             PAIRS=width // heads // 2,
             CHUNK=config.chunk,
-            ROWS=config.rows,
-            STAGES=config.stages,
             num_warps=config.warps,
         )
     return q_out, k_out
@@ -195,20 +195,18 @@ def quantize(x: Tensor, dtype: torch.dtype, config: tuning.Rows | None = None) -
 def _activate(x: Tensor, bend: bool, dtype: torch.dtype | None, config: tuning.Rows | None) -> Tensor | Rows:
     width = x.shape[-1]
     rows = x.numel() // width
-    config = config or tuning.find(width).activation
+    config = config or tuning.find(width).rows
     x = x.contiguous()
     out, scale = _output(x, dtype)
     with torch.cuda.device_of(x):
-        activation.activate_rows[(config.grid(rows, x.device),)](
+        activation.activate_rows[(rows,)](
             x,
             out,
             out if scale is None else scale,
-            rows,
             GELU=bend,
             **_codes(dtype),
             WIDTH=width,
             CHUNK=config.chunk,
-            STAGES=config.stages,
             num_warps=config.warps,
         )
     result = _result(out, scale)

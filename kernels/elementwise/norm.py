@@ -15,53 +15,44 @@ def residual_norm(
     x, y, gate, scale, shift, summed, out, out_scale, length, gate_batch, scale_batch, eps,
     RESIDUAL: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr, MODULATE: tl.constexpr,
     QUANTIZE: tl.constexpr, MOST: tl.constexpr, INTEGER: tl.constexpr,
-    WIDTH: tl.constexpr, CHUNK: tl.constexpr, HOLD: tl.constexpr, STAGES: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """summed = x + y * gate (RESIDUAL); out = its LayerNorm * (1 + scale) + shift (MODULATE) or * scale + shift.
 
     x, y, summed, out [b, L, WIDTH] contiguous; gate [b, WIDTH] by its batch stride, scale and shift [b, WIDTH] by
-    theirs (0: one for all). A program takes rows of one sequence, the number of programs apart; with HOLD it keeps
-    the tables in registers.
+    theirs (0: one for all). A program takes a row.
     """
     CHUNKS: tl.constexpr = (WIDTH + CHUNK - 1) // CHUNK
     batch = tl.program_id(1).to(tl.int64)
     gate += batch * gate_batch
     scale += batch * scale_batch
     shift += batch * scale_batch
-    if HOLD:
+    index = batch * length + tl.program_id(0)
+    row = load_row(x + index * WIDTH, WIDTH, CHUNK)
+    if RESIDUAL:
+        more = load_row(y + index * WIDTH, WIDTH, CHUNK)
         if GATED:
             gates = load_row(gate, WIDTH, CHUNK)
-        if NORM:
-            scales = load_row(scale, WIDTH, CHUNK)
-            shifts = load_row(shift, WIDTH, CHUNK)
-    for i in tl.range(tl.program_id(0), length, tl.num_programs(0), num_stages=STAGES):
-        index = batch * length + i
-        row = load_row(x + index * WIDTH, WIDTH, CHUNK)
-        if RESIDUAL:
-            more = load_row(y + index * WIDTH, WIDTH, CHUNK)
-            if GATED and not HOLD:
-                gates = load_row(gate, WIDTH, CHUNK)
-            sums = ()
-            for c in tl.static_range(CHUNKS):
-                part = more[c]
-                if GATED:  # rounded before it is added, as the model does
-                    part = (part * gates[c]).to(x.dtype.element_ty).to(tl.float32)
-                # What is normalised is what is stored.
-                sums = sums + ((row[c] + part).to(x.dtype.element_ty).to(tl.float32),)
-                store_chunk(summed + index * WIDTH, sums[c], c, WIDTH, CHUNK)
-            row = sums
-        if NORM:
-            mean = total(row, CHUNK, CHUNKS) / WIDTH
-            rate = tl.rsqrt(squares(row, WIDTH, CHUNK, mean) / WIDTH + eps)
-            if not HOLD:
-                scales = load_row(scale, WIDTH, CHUNK)
-                shifts = load_row(shift, WIDTH, CHUNK)
-            normed = ()
-            for c in tl.static_range(CHUNKS):
-                factor = 1.0 + scales[c] if MODULATE else scales[c]
-                chunk = (row[c] - mean) * rate * factor + shifts[c]
-                # Past the end scale and shift are 0, but 1 + scale is not.
-                if MODULATE and (c + 1) * CHUNK > WIDTH:
-                    chunk = tl.where(c * CHUNK + tl.arange(0, CHUNK) < WIDTH, chunk, 0.0)
-                normed = normed + (chunk,)
-            store_row(normed, out, out_scale, index, QUANTIZE, MOST, INTEGER, WIDTH, CHUNK)
+        sums = ()
+        for c in tl.static_range(CHUNKS):
+            part = more[c]
+            if GATED:  # rounded before it is added, as the model does
+                part = (part * gates[c]).to(x.dtype.element_ty).to(tl.float32)
+            # What is normalised is what is stored.
+            sums = sums + ((row[c] + part).to(x.dtype.element_ty).to(tl.float32),)
+            store_chunk(summed + index * WIDTH, sums[c], c, WIDTH, CHUNK)
+        row = sums
+    if NORM:
+        mean = total(row, CHUNK, CHUNKS) / WIDTH
+        rate = tl.rsqrt(squares(row, WIDTH, CHUNK, mean) / WIDTH + eps)
+        scales = load_row(scale, WIDTH, CHUNK)
+        shifts = load_row(shift, WIDTH, CHUNK)
+        normed = ()
+        for c in tl.static_range(CHUNKS):
+            factor = 1.0 + scales[c] if MODULATE else scales[c]
+            chunk = (row[c] - mean) * rate * factor + shifts[c]
+            # Past the end scale and shift are 0, but 1 + scale is not.
+            if MODULATE and (c + 1) * CHUNK > WIDTH:
+                chunk = tl.where(c * CHUNK + tl.arange(0, CHUNK) < WIDTH, chunk, 0.0)
+            normed = normed + (chunk,)
+        store_row(normed, out, out_scale, index, QUANTIZE, MOST, INTEGER, WIDTH, CHUNK)

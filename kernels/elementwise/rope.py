@@ -42,28 +42,26 @@ def load_angles(at, WIDTH: tl.constexpr, PAIRS: tl.constexpr, CHUNK: tl.constexp
 def rms_norm_rope(
     q, k, q_weight, k_weight, table, q_out, k_out, length, q_batch, q_row, k_batch, k_row, eps,
     BOTH: tl.constexpr, ROTATE: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of q, and with BOTH of k, one after the other.
+    """A row of q, and with BOTH of k.
 
     q, k [b, L, WIDTH] by strides; table [2, L, PAIRS] float32; q_out, k_out [b, L, WIDTH] contiguous.
     """
     batch = tl.program_id(1).to(tl.int64)
     q += batch * q_batch
     k += batch * k_batch
-    first = tl.program_id(0).to(tl.int64) * ROWS
-    for i in tl.range(0, tl.minimum(ROWS, length - first).to(tl.int32), num_stages=STAGES):
-        row = first + i
-        at = (batch * length + row) * WIDTH
-        # All that is read is asked for before anything is stored: no load is moved up over a store.
-        query = load_row(q + row * q_row, WIDTH, CHUNK)
-        if BOTH:
-            key = load_row(k + row * k_row, WIDTH, CHUNK)
-        cosines = ()
-        sines = ()
-        if ROTATE:
-            cosines = load_angles(table + row * PAIRS, WIDTH, PAIRS, CHUNK)
-            sines = load_angles(table + (length + row) * PAIRS, WIDTH, PAIRS, CHUNK)
-        norm_rotate(query, q_weight, cosines, sines, q_out + at, eps, ROTATE, WIDTH, CHUNK)
-        if BOTH:
-            norm_rotate(key, k_weight, cosines, sines, k_out + at, eps, ROTATE, WIDTH, CHUNK)
+    row = tl.program_id(0).to(tl.int64)
+    at = (batch * length + row) * WIDTH
+    # All that is read is asked for before anything is stored: no load is moved up over a store.
+    query = load_row(q + row * q_row, WIDTH, CHUNK)
+    if BOTH:
+        key = load_row(k + row * k_row, WIDTH, CHUNK)
+    cosines = ()
+    sines = ()
+    if ROTATE:
+        cosines = load_angles(table + row * PAIRS, WIDTH, PAIRS, CHUNK)
+        sines = load_angles(table + (length + row) * PAIRS, WIDTH, PAIRS, CHUNK)
+    norm_rotate(query, q_weight, cosines, sines, q_out + at, eps, ROTATE, WIDTH, CHUNK)
+    if BOTH:
+        norm_rotate(key, k_weight, cosines, sines, k_out + at, eps, ROTATE, WIDTH, CHUNK)

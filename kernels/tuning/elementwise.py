@@ -1,4 +1,4 @@
-"""Warps, loops and pipeline stages of the element-wise kernels, per compute capability and row width."""
+"""Warps of the element-wise kernels by row width; tiles and pipeline stages of attention to few keys."""
 
 from dataclasses import dataclass
 
@@ -9,35 +9,9 @@ LANES = 256  # elements that a warp loads at once in accesses of 16 bytes
 
 @dataclass(frozen=True)
 class Rows:
-    """A kernel that takes a row at a time.
-
-    programs: per multiprocessor, each looping over rows (0: a program a row). hold: whether a looping program keeps
-    scale, shift and gate in registers. stages: of rows loaded ahead in the loop.
-    """
+    """A program takes a row."""
 
     warps: int
-    programs: int = 0
-    hold: bool = False
-    stages: int = 1
-
-    @property
-    def chunk(self) -> int:
-        return LANES * self.warps
-
-    def grid(self, rows: int, device: torch.device) -> int:
-        """Programs for so many rows."""
-        if not self.programs:
-            return rows
-        return min(rows, self.programs * multiprocessors(device))
-
-
-@dataclass(frozen=True)
-class Rope:
-    """A program takes `rows` rows of q and k, one after the other."""
-
-    warps: int
-    rows: int
-    stages: int = 1
 
     @property
     def chunk(self) -> int:
@@ -68,9 +42,8 @@ class FewKeys:
 
 @dataclass(frozen=True)
 class Config:
-    norm: Rows
-    rope: Rope
-    activation: Rows
+    rows: Rows  # of the norms, of GELU and of quantisation
+    rope: Rows  # of RMSNorm, and of q and k at once
 
 
 def find(width: int) -> Config:
@@ -82,7 +55,7 @@ def find(width: int) -> Config:
     while warps < 8 and width > LANES * 4 * warps:
         warps *= 2
     # Of rows of 5120, 4 warps divide the channels evenly: 1.06 ms, where 8 took 1.14.
-    return Config(Rows(warps), Rope(min(warps, 4), 1), Rows(warps))
+    return Config(Rows(warps), Rows(min(warps, 4)))
 
 
 def few_keys(dtype: torch.dtype, keys: int) -> FewKeys:

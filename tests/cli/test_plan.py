@@ -28,7 +28,7 @@ def plan(tmp_path: Path):
 
 
 def test_each_card_gets_the_plan_that_keeps_most_on_it(plan) -> None:
-    cards = [word for gb in ("100", "80", "24") for word in ("--gpu-memory", gb)]
+    cards = [word for gb in ("80", "48", "24") for word in ("--gpu-memory", gb)]
     told = plan("wan2.2-i2v-a14b", *cards, "--json")
     assert told.code == 0, told.err
     said = told.json
@@ -37,18 +37,24 @@ def test_each_card_gets_the_plan_that_keeps_most_on_it(plan) -> None:
     whole, lean = said["plans"]
     assert whole["resident"] == sum(said["weights"].values())
     assert (whole["streamed"], lean["streamed"]) == ([], ["text_encoder"])
+    assert whole["peak"] > lean["peak"] > lean["resident"] > 26 * GIB
+    assert said["linears_8bit"]
+    whole, lean = plan("wan2.2-i2v-a14b", "--json", TURBOFARM_LINEARS="bf16").json["plans"]
     assert whole["peak"] > lean["peak"] > lean["resident"] > 50 * GIB
     assert (said["counted_in"], said["size"], said["frames"]) == ("shapes", "1280x720", 81)
 
 
 def test_where_nothing_fits_it_says_what_would(plan) -> None:
-    told = plan("wan2.1-t2v-14b", "--gpu-memory", "40")
+    told = plan("wan2.1-t2v-14b", "--gpu-memory", "30")
     assert told.code == 1
-    assert "nothing fits: it takes a card with 44.2 GB free, or --size 1088x608" in told.out
+    assert "nothing fits: it takes a card with 31.1 GB free, or --size 1232x688" in told.out
     preset = PRESETS["wan2.1-t2v-14b"]
-    parts, card = memory.parts_of_shapes(preset), fitting.Card("40 GB", 40 * GIB)
-    assert fitting.fit(preset, parts, (1088, 608), card).cost is not None
-    assert fitting.fit(preset, parts, (1104, 624), card).cost is None
+    parts, card = memory.parts_of_shapes(preset), fitting.Card("30 GB", 30 * GIB)
+    assert fitting.fit(preset, parts, (1232, 688), card).cost is not None
+    assert fitting.fit(preset, parts, (1248, 704), card).cost is None
+    # Two experts, the second of them in bfloat16 when it comes: no smaller video helps.
+    told = plan("wan2.2-i2v-a14b", "--gpu-memory", "40")
+    assert (told.code, "it takes a card with 44.6 GB free\n" in told.out) == (1, True), told.out
 
 
 def test_the_gpus_of_the_machine_are_asked_and_what_uses_them_now_counts(plan, tmp_path: Path) -> None:

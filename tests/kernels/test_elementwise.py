@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import accuracy
+from kernels import accuracy, selftest
 from kernels.bench import elementwise as bench
 from kernels.elementwise import fused, reference
 from kernels.elementwise.reference import Affine, Modulation
+from kernels.linear import fast
 from kernels.quantized import FP8, FP8_MAX, Rows
 from kernels.tuning import elementwise as tuning
 
@@ -141,6 +142,13 @@ def test_q_and_k_are_normalised_and_rotated(width: int, heads: int) -> None:
         same(fused.rms_norm(q, weights[0], EPS), reference.rms_norm(q, weights[0], EPS))
 
 
+@pytest.mark.parametrize("shape", [(2, 9, 1, 32), (2, 6, 1, 32), (2, 7, 1, 64), (2, 1, 1, 32)])
+def test_a_table_of_other_rows_is_refused(shape: tuple[int, ...]) -> None:
+    q, weight = draw(1, 7, 256), draw(256, seed=1)
+    with pytest.raises(ValueError, match="table of angles"):
+        fused.rms_norm_rope(q, q, weight, weight, draw(*shape, seed=2), 4, EPS)
+
+
 @pytest.mark.parametrize("codes", CODES, ids=str)
 @pytest.mark.parametrize("width", [256, 576, 8960, 13824])
 def test_gelu_is_the_reference(width: int, codes: torch.dtype | None) -> None:
@@ -196,14 +204,7 @@ def test_what_is_no_number_stays_none(codes: torch.dtype, poisoned: float) -> No
     assert bool(plain[0, 1].isnan().all())
 
 
-def configurations() -> list[tuning.Rows]:
-    return [
-        tuning.Rows(warps, programs, hold, stages)
-        for warps, programs, hold, stages in ((1, 0, False, 1), (4, 0, True, 1), (2, 1, True, 2), (8, 2, False, 3))
-    ]
-
-
-@pytest.mark.parametrize("config", configurations(), ids=str)
+@pytest.mark.parametrize("config", bench.row_variants(), ids=str)
 def test_configurations_change_speed_alone(config: tuning.Rows) -> None:
     x, y = draw(2, 9, 1536, dtype=BRAIN), draw(2, 9, 1536, dtype=BRAIN, seed=1)
     how, gate = modulation(2, 1536)
@@ -334,12 +335,39 @@ def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pyte
     rows = list(bench.measure(shape, inputs, 1e12))
     assert [r for r in rows if not isinstance(r, bench.Timed)] == []
     assert {r.name for r in rows if isinstance(r, bench.Timed)} == set(errors)
-    monkeypatch.setattr(bench, "row_variants", lambda: (tuning.Rows(1), tuning.Rows(2, 1, True, 2)))
-    monkeypatch.setattr(bench, "rope_variants", lambda: (tuning.Rope(1, 4, 2),))
+    monkeypatch.setattr(bench, "row_variants", lambda: (tuning.Rows(1), tuning.Rows(2)))
     timed = list(bench.other_configurations(shape, inputs, 1e12))
     failed = [row for row in timed if not isinstance(row, bench.Timed)]
     assert failed == []
-    assert len(timed) == 2 * 2 + 1 + len(bench.few_key_variants())
+    assert len(timed) == 3 * 2 + len(bench.few_key_variants())
+
+
+def test_the_self_test_judges_a_linear_layer_and_the_element_wise_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "SHAPES", ((1, 129, 1, 64, 0.5),))
+    right = selftest.run(DEVICE)
+    assert right.ok, right
+    assert 0 < float(right.figures["linear error"]) <= accuracy.SAME_ARITHMETIC
+    assert float(right.figures["element-wise error"]) <= accuracy.BFLOAT16
+    kind = "fp8" if fp8_here() else "int8"
+    assert all(name in right.sentence for name in ("sparse-linear", f"a linear layer in {kind}", "element-wise"))
+
+    with monkeypatch.context() as broken:
+        multiply = fast.linear
+        broken.setattr(fast, "linear", lambda x, w, bias, **how: multiply(x, w, None, **how))
+        wrong = selftest.run(DEVICE)
+    assert not wrong.ok
+    assert wrong.sentence.startswith(f"A linear layer in {kind} is wrong on")
+    assert "TURBOFARM_KERNELS=reference" in wrong.next
+
+    for dtype in (FP8, torch.int8):
+        monkeypatch.setitem(fused.MOST, dtype, 60.0)  # codes of half the bits
+    wrong = selftest.run(DEVICE)
+    assert not wrong.ok
+    assert wrong.sentence.startswith("Element-wise work is wrong on")
+
+
+def fp8_here() -> bool:
+    return not INTERPRETED and torch.cuda.get_device_capability() >= (8, 9)
 
 
 @pytest.mark.parametrize("width", [100, 1000, 5120])

@@ -32,22 +32,22 @@ def residual_norm(capability: int, width: int, config: tuning.Rows, kind: str, m
     types |= {"gate": "*fp32", "scale": table, "shift": table, "out": CODES[kind], "out_scale": "*fp32"}
     types |= {"length": "i32", "gate_batch": "i32", "scale_batch": "i32", "eps": "fp32"}
     fixed = {"RESIDUAL": True, "GATED": modulate, "NORM": True, "MODULATE": modulate, **codes(kind)}
-    sizes = {"WIDTH": width, "CHUNK": config.chunk, "HOLD": config.hold, "STAGES": config.stages}
+    sizes = {"WIDTH": width, "CHUNK": config.chunk}
     return compile_for(capability, norm.residual_norm, types, fixed | sizes, config.warps)
 
 
-def rotation(capability: int, width: int, config: tuning.Rope) -> Compiled:
+def rotation(capability: int, width: int, config: tuning.Rows) -> Compiled:
     types = {name: "*bf16" for name in ("q", "k", "q_weight", "k_weight", "q_out", "k_out")}
     types |= {"table": "*fp32", "length": "i32", "eps": "fp32"}
     types |= {name: "i32" for name in ("q_batch", "q_row", "k_batch", "k_row")}
-    fixed = {"BOTH": True, "ROTATE": True, "WIDTH": width, "PAIRS": 32 if width == 256 else 64}
-    sizes = {"CHUNK": config.chunk, "ROWS": config.rows, "STAGES": config.stages}
-    return compile_for(capability, rope.rms_norm_rope, types, fixed | sizes, config.warps)
+    sizes = {"WIDTH": width, "PAIRS": 32 if width == 256 else 64, "CHUNK": config.chunk}
+    fixed = {"BOTH": True, "ROTATE": True} | sizes
+    return compile_for(capability, rope.rms_norm_rope, types, fixed, config.warps)
 
 
 def gelu(capability: int, width: int, config: tuning.Rows, kind: str) -> Compiled:
-    types = {"x": "*bf16", "out": CODES[kind], "out_scale": "*fp32", "rows": "i32"}
-    fixed = {"GELU": True, **codes(kind), "WIDTH": width, "CHUNK": config.chunk, "STAGES": config.stages}
+    types = {"x": "*bf16", "out": CODES[kind], "out_scale": "*fp32"}
+    fixed = {"GELU": True, **codes(kind), "WIDTH": width, "CHUNK": config.chunk}
     return compile_for(capability, activation.activate_rows, types, fixed, config.warps)
 
 
@@ -72,10 +72,10 @@ def test_rows_of_every_model_stay_in_registers(capability: int, width: int, tmp_
     config = tuning.find(width)
     kind = "fp8" if capability >= 89 else "int8"
     kernels = {
-        "norm": residual_norm(capability, width, config.norm, kind),
-        "affine": residual_norm(capability, width, config.norm, "bf16", modulate=False),
+        "norm": residual_norm(capability, width, config.rows, kind),
+        "affine": residual_norm(capability, width, config.rows, "bf16", modulate=False),
         "rope": rotation(capability, width, config.rope),
-        "gelu": gelu(capability, {256: 576, 1536: 8960, 5120: 13_824}[width], config.activation, kind),
+        "gelu": gelu(capability, {256: 576, 1536: 8960, 5120: 13_824}[width], config.rows, kind),
     }
     for name, built in kernels.items():
         assert built.shared <= SHARED[capability], name
@@ -86,15 +86,8 @@ def test_rows_of_every_model_stay_in_registers(capability: int, width: int, tmp_
 
 @pytest.mark.parametrize("capability", [89, 90, 100, 120])
 def test_float8_is_converted_two_at_a_time(capability: int) -> None:
-    built = residual_norm(capability, 1536, tuning.find(1536).norm, "fp8")
+    built = residual_norm(capability, 1536, tuning.find(1536).rows, "fp8")
     assert "cvt.rn.satfinite.e4m3x2" in built.ptx  # by way of float16 on 8.9
-
-
-@pytest.mark.parametrize("capability", SHARED)
-def test_a_loop_over_rows_can_read_ahead(capability: int) -> None:
-    built = residual_norm(capability, 1536, tuning.Rows(4, 4, True, 3), "int8")
-    assert "cp.async.c" in built.ptx
-    assert built.shared <= SHARED[capability]
 
 
 @pytest.mark.parametrize("keys", [104, 200])

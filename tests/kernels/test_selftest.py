@@ -1,5 +1,6 @@
 """The self-test says in words what stops a kernel, and that nothing was run where there is no card."""
 
+import math
 import os
 import subprocess
 import sys
@@ -57,6 +58,19 @@ def test_a_kernel_that_raises_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> N
     assert not found.ok
     assert "illegal memory access" in found.sentence
     assert "TURBOFARM_KERNELS=reference" in found.next
+
+
+def test_an_error_that_is_no_number_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = selftest._worse(selftest._worse(1e-6, math.nan), 1e-6)  # pyright: ignore[reportPrivateUsage]
+    wrong = selftest.Check("element-wise work", error, 4e-3)
+    right = selftest.Check("a linear layer in int8", 1e-4, 2e-3)
+    monkeypatch.setattr(selftest, "_attention", lambda _: ({}, 0))
+    monkeypatch.setattr(selftest, "_linear", lambda _: right)
+    monkeypatch.setattr(selftest, "_elementwise", lambda _: wrong)
+    monkeypatch.setattr(switch, "device_obstacle", lambda _: None)
+    found = selftest.run("cpu")
+    assert not found.ok
+    assert found.sentence == "Element-wise work is wrong on Triton's interpreter: error nan (limit 4e-03)."
 
 
 @pytest.mark.parametrize(

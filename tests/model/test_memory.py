@@ -1,17 +1,34 @@
 """What stays on the card: decided from sizes, and the same video either way."""
 
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from model import loading
 from model.checkpoints.headers import numbers
 from model.errors import CorruptWeights
 from model.events import Frames, RenderSpec
-from model.memory import Parts, Plan, cost, costs, free_bytes, parts_of, parts_of_shapes, plan_for, plan_within
+from model.memory import (
+    LINEARS,
+    Parts,
+    Plan,
+    cost,
+    costs,
+    free_bytes,
+    parts_of,
+    parts_of_shapes,
+    plan_beside,
+    plan_within,
+)
 from model.pipeline import Pipeline
-from model.wan.config import PRESETS
+from model.wan.config import PRESETS, Preset
+from model.wan.quantize import quantize_linears
 from model.wan.text_encoder import WanText
 from tests.model import small
 
@@ -20,8 +37,77 @@ def test_the_text_encoder_leaves_a_card_that_is_too_small_and_stays_on_a_larger_
     library = small.install(tmp_path, small.TURBO, lambda f: small.save_turbo(f, quantised=True))
     preset = library.find("small-t2v")
     weights = library.weights(preset)
-    plans = [plan_for(preset, weights, free).text_on_host for free in (0, 1 << 30, 2 << 30, 80 << 30)]
+    plans = [plan_beside(preset, weights, free).text_on_host for free in (0, 1 << 30, 2 << 30, 80 << 30)]
     assert plans == [True, True, False, False]
+
+
+def test_the_text_encoder_is_placed_by_what_the_denoiser_and_the_vae_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = small.install(tmp_path, small.TURBO, small.save_turbo)
+    preset = library.find("small-t2v")
+    done: list[str] = []
+    fill = loading.fill
+
+    def filled(module: torch.nn.Module, *rest: Any) -> None:
+        done.append(type(module).__name__)
+        fill(module, *rest)
+
+    def asked(_: object) -> int:
+        assert done == ["WanTransformer", "WanVAE"]  # their bits and fragments are in what is left
+        return left.pop()
+
+    monkeypatch.setattr(loading, "fill", filled)
+    monkeypatch.setattr(loading, "free_bytes", asked)
+    plans: list[Plan] = []
+    monkeypatch.setattr(loading, "_text", lambda *rest: plans.append(rest[-1]))
+    left = [2 << 30, 1 << 30]
+    while left:
+        done.clear()
+        loading.load(preset, library, "cpu")
+    loading.load(preset, library, "cpu", Plan(text_on_host=True))
+    assert [plan.text_on_host for plan in plans] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("preset", "save"),
+    [
+        (small.TURBO, small.save_turbo),
+        (small.TURBO, lambda folder: small.save_turbo(folder, quantised=True)),
+        (small.BASE, small.save_base),
+    ],
+    ids=["distilled", "in codes", "two experts"],
+)
+def test_linear_layers_in_8_bits_are_counted_to_the_byte(
+    preset: Preset, save: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `quantize_linears` leaves them, whether the files hold codes or not; the rest in bfloat16."""
+    monkeypatch.setenv(LINEARS, "int8")
+    library = small.install(tmp_path, preset, save)
+    brain = replace(preset, dtype="bfloat16")
+    parts = parts_of(brain, library.weights(preset))
+    model = copy.deepcopy(small.transformer(preset)).bfloat16()
+    whole = sum(t.nbytes for t in model.state_dict().values())
+    quantize_linears(model, torch.int8)
+    each = sum(t.nbytes for t in model.state_dict().values())
+    experts = 1 if preset.boundary is None else 2
+    assert parts.linears_8bit
+    assert parts.denoiser == experts * each
+    assert parts.reading == (experts - 1) * each + whole
+    expected = parts_of_shapes(brain)
+    assert (parts.denoiser, parts.reading) == (expected.denoiser, expected.reading)
+    monkeypatch.setenv(LINEARS, "bf16")
+    parts = parts_of(brain, library.weights(preset))
+    assert (parts.denoiser, parts.reading, parts.linears_8bit) == (experts * whole, experts * whole, False)
+
+
+def test_an_expert_that_is_read_whole_needs_room_too() -> None:
+    """Two of 14 GB in 8 bits: the second comes in bfloat16 beside the first. A small video takes less than that."""
+    preset = PRESETS["wan2.2-i2v-a14b"]
+    parts = parts_of_shapes(preset)
+    few, many = (cost(parts, size, Plan(text_on_host=True)) for size in ((480, 272), preset.size))
+    assert few.peak == parts.reading + (1 << 30)
+    assert few.resident == many.resident < 28 << 30 < parts.reading < many.peak
 
 
 def test_sizes_are_read_from_headers_and_8_bit_codes_count_once(tmp_path: Path) -> None:
@@ -39,8 +125,9 @@ def test_a_models_shapes_take_what_its_files_take(tmp_path: Path) -> None:
     assert not found.stored_8bit
 
 
-def test_the_published_shapes_take_what_was_measured() -> None:
+def test_the_published_shapes_take_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks of `python -m model.bench load --render` on an H100, in GiB; the margin is not part of those."""
+    monkeypatch.setenv(LINEARS, "bf16")
     measured = {"wan2.1-t2v-1.3b": (13.6, 20.6), "wan2.1-t2v-14b": (37.9, 54.0), "wan2.2-i2v-a14b": (54.2, 70.3)}
     for name, (resident, peak) in measured.items():
         preset = PRESETS[name]
