@@ -385,13 +385,10 @@ def sparse_attention_gluon(
         gl.NVMMASharedLayout(swizzle_byte_width=min(128, width * bits // 8), element_bitwidth=bits, rank=2)
         for width, bits in ((d, 16), (d, 8), (K_BLOCK, 8))
     )
-    if not _is_matrix(q):
-        q = q.contiguous()
-    flat = q.as_strided((b * length, h * d), (q.stride(1), 1))
     tiles = -(-length // Q_BLOCK) * b * h
     programs = torch.cuda.get_device_properties(q.device).multi_processor_count
     attend_gluon[(min(tiles, programs),)](
-        TensorDescriptor.from_tensor(flat, [GROUP.value, d], q_layout),
+        TensorDescriptor.from_tensor(_matrix(q), [GROUP.value, d], q_layout),
         TensorDescriptor.from_tensor(operands.q.view(-1, d), [GROUP.value, d], k_layout),
         operands.q_scale,
         TensorDescriptor.from_tensor(operands.k.view(-1, d), [K_BLOCK, d], k_layout),
@@ -416,9 +413,11 @@ def sparse_attention_gluon(
     return out
 
 
-def _is_matrix(q: Tensor) -> bool:
-    """Whether q [b, L, h, d] is rows of h * d as a descriptor takes them: on 16 bytes, all one step apart."""
+def _matrix(q: Tensor) -> Tensor:
+    """q [b, L, h, d] as rows of h * d that a descriptor takes, on 16 bytes and all one step apart; or a copy so."""
     b, length, h, d = q.shape
     batch, row, head, one = q.stride()
     aligned = q.data_ptr() % 16 == 0 and row * q.element_size() % 16 == 0
-    return aligned and one == 1 and (h == 1 or head == d) and (b == 1 or batch == length * row)
+    if not (aligned and one == 1 and (h == 1 or head == d) and (b == 1 or batch == length * row)):
+        q = q.clone(memory_format=torch.contiguous_format)  # contiguous() keeps one that begins off 16 bytes
+    return q.as_strided((b * length, h * d), (q.stride(1), 1))

@@ -61,8 +61,26 @@ def serialized(ptx: str) -> bool:
     return "serialized" in said.stdout + said.stderr
 
 
+@pytest.mark.parametrize("first", [0, 1, 8])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_queries_are_rows_as_a_descriptor_takes_them(batch: int, first: int) -> None:
+    """Where they lie if that can be read, as a slice of a packed product; copied if they begin off 16 bytes."""
+    packed = torch.randn(batch, 70, 3 * 128, dtype=torch.bfloat16)
+    alone = torch.randn(batch * 70 * 128 + 8, dtype=torch.bfloat16)[first:][: batch * 70 * 128]
+    turned = torch.randn(batch, 2, 70, 64, dtype=torch.bfloat16).transpose(1, 2)
+    for q, kept in (
+        (packed[..., first : first + 128].unflatten(2, (2, 64)), first != 1),
+        (alone.view(batch, 70, 2, 64), first != 1),
+        (turned, False),
+    ):
+        rows = sparse_gluon._matrix(q)  # pyright: ignore[reportPrivateUsage]
+        assert torch.equal(rows, q.reshape(batch * 70, 128))
+        assert rows.data_ptr() % 16 == rows.stride(0) * 2 % 16 == 0
+        assert (rows.data_ptr() == q.data_ptr()) == kept
+
+
 @pytest.mark.skipif(not HOPPER, reason="needs a card of compute capability 9.0")
-@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     ("length", "heads", "dim", "batch", "topk"),
     [
@@ -72,6 +90,8 @@ def serialized(ptx: str) -> bool:
         (1650, 3, 128, 2, 0.1),
         (1650, 2, 64, 1, 0.5),
         (2600, 2, 128, 1, 0.5),
+        (1100, 40, 128, 2, 0.3),  # more tiles than any card has processors: a program takes several, of 5 blocks
+        (700, 72, 64, 2, 0.4),  # and of 4
     ],
 )
 def test_it_is_the_portable_kernel(length: int, heads: int, dim: int, batch: int, topk: float, stages: int) -> None:
