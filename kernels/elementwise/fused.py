@@ -277,6 +277,8 @@ def _attend(
     scale: Tensor | None = None,
 ) -> None:
     b, length, heads, d = q.shape
+    if not k.shape == v.shape == (b, bias.shape[1], heads, d) or len(bias) != b:  # it would read past them
+        raise ValueError(f"k {list(k.shape)}, v {list(v.shape)}, bias {list(bias.shape)} for q {list(q.shape)}")
     q, k, v = (t if t.stride()[2:] == (d, 1) else t.contiguous() for t in (q, k, v))
     # Two compilations at most, whatever prompts come: keys that fit are padded to one number.
     config = config or tuning.few_keys(q.dtype, k.shape[1])

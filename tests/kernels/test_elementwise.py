@@ -290,6 +290,15 @@ def test_attention_to_a_prompt_normalises_q_and_writes_rows(
         assert accuracy.relative_error(rows.float(), expected.flatten(0, 1)) < accuracy.FP8
 
 
+def test_keys_of_fewer_batches_or_heads_are_refused() -> None:
+    """They would be read past their end."""
+    q, bias = draw(2, 20, 128), torch.zeros(2, 8, device=DEVICE)
+    k = draw(2, 8, 2, 64)
+    for keys, values, biases in ((k[:1], k[:1], bias), (k, k[:, :4], bias), (k, k, bias[:1]), (k, k, bias[:, :4])):
+        with pytest.raises(ValueError, match=r"for q \[2, 20, 2, 64\]"):
+            fused.attend_prompt(q, draw(128), EPS, keys, values, biases)
+
+
 def test_a_prompt_that_is_no_number_is_seen() -> None:
     q, k, v = draw(1, 20, 128), draw(1, 8, 2, 64, seed=1), draw(1, 8, 2, 64, seed=2)
     v[0, 3, 0, 5] = torch.nan
