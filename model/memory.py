@@ -69,8 +69,11 @@ def parts_of(preset: Preset, weights: Weights) -> Parts:
         itemsize * headers.numbers(files)
         for files in (weights.transformer, weights.low, weights.vae, weights.text_encoder)
     )
-    saved = _saved(headers.shapes(weights.transformer), itemsize) if linears_in_8_bits(preset) else 0
-    return _parts(high, low, vae, text, saved, headers.in_8_bits(weights.transformer))
+    shapes = headers.shapes(weights.transformer)
+    saved = _saved(shapes, itemsize) if linears_in_8_bits(preset) else 0
+    wide = _wide(shapes, itemsize)
+    low = low + wide if low else 0
+    return _parts(high + wide, low, vae, text, saved, headers.in_8_bits(weights.transformer))
 
 
 def parts_of_shapes(preset: Preset) -> Parts:
@@ -87,6 +90,7 @@ def parts_of_shapes(preset: Preset) -> Parts:
     denoiser, vae, text = (itemsize * sum(p.numel() for p in layer.parameters()) for layer in layers)
     shapes = {name: tuple(p.shape) for name, p in layers[0].named_parameters()}
     saved = _saved(shapes, itemsize) if linears_in_8_bits(preset) else 0
+    denoiser += _wide(shapes, itemsize)
     return _parts(denoiser, 0 if preset.boundary is None else denoiser, vae, text, saved)
 
 
@@ -106,6 +110,12 @@ def _parts(high: int, low: int, vae: int, text: int, saved: int, stored_8bit: bo
     if not low:
         return Parts(high - saved, vae, text, stored_8bit, saved > 0, reading=high)
     return Parts(high + low - 2 * saved, vae, text, stored_8bit, saved > 0, reading=max(high, high - saved + low))
+
+
+def _wide(shapes: Mapping[str, Sequence[int]], itemsize: int) -> int:
+    """Bytes that a transformer takes more because its layers of time are float32, whatever the others are."""
+    time = ("time_embedding.", "time_projection.")
+    return sum((4 - itemsize) * math.prod(shape) for name, shape in shapes.items() if name.startswith(time))
 
 
 def _saved(shapes: Mapping[str, Sequence[int]], itemsize: int) -> int:

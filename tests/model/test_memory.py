@@ -1,6 +1,5 @@
 """What stays on the card: decided from sizes, and the same video either way."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from model.memory import (
 )
 from model.pipeline import Pipeline
 from model.wan.config import PRESETS, Preset
-from model.wan.quantize import quantize_linears
 from model.wan.text_encoder import WanText
 from tests.model import small
 
@@ -81,15 +79,19 @@ def test_the_text_encoder_is_placed_by_what_the_denoiser_and_the_vae_have_left(
 def test_linear_layers_in_8_bits_are_counted_to_the_byte(
     preset: Preset, save: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `quantize_linears` leaves them, whether the files hold codes or not; the rest in bfloat16."""
+    """As loading leaves them, whether the files hold codes or not; the rest in bfloat16, but time in float32."""
     monkeypatch.setenv(LINEARS, "int8")
     library = small.install(tmp_path, preset, save)
     brain = replace(preset, dtype="bfloat16")
-    parts = parts_of(brain, library.weights(preset))
-    model = copy.deepcopy(small.transformer(preset)).bfloat16()
-    whole = sum(t.nbytes for t in model.state_dict().values())
-    quantize_linears(model, torch.int8)
-    each = sum(t.nbytes for t in model.state_dict().values())
+    weights = library.weights(preset)
+    parts = parts_of(brain, weights)
+    whole, each = (
+        sum(t.nbytes for t in model.state_dict().values())
+        for model in (
+            loading._transformer(brain, weights.transformer, torch.bfloat16, "cpu", codes)  # pyright: ignore[reportPrivateUsage]
+            for codes in (None, torch.int8)
+        )
+    )
     experts = 1 if preset.boundary is None else 2
     assert parts.linears_8bit
     assert parts.denoiser == experts * each
@@ -107,7 +109,7 @@ def test_an_expert_that_is_read_whole_needs_room_too() -> None:
     parts = parts_of_shapes(preset)
     few, many = (cost(parts, size, Plan(text_on_host=True)) for size in ((480, 272), preset.size))
     assert few.peak == parts.reading + (1 << 30)
-    assert few.resident == many.resident < 28 << 30 < parts.reading < many.peak
+    assert few.resident == many.resident < 29 << 30 < parts.reading < many.peak
 
 
 def test_sizes_are_read_from_headers_and_8_bit_codes_count_once(tmp_path: Path) -> None:
@@ -132,8 +134,8 @@ def test_the_published_shapes_take_what_was_measured(monkeypatch: pytest.MonkeyP
     for name, (resident, peak) in measured.items():
         preset = PRESETS[name]
         found = plan_within(costs(parts_of_shapes(preset), preset.size), 79 << 30)
-        assert found.resident / 2**30 == pytest.approx(resident, rel=0.02)
-        assert found.peak / 2**30 - 1 == pytest.approx(peak, rel=0.02)
+        assert found.resident / 2**30 == pytest.approx(resident, rel=0.01)
+        assert found.peak / 2**30 - 1 == pytest.approx(peak, rel=0.01)
         assert found.plan.text_on_host == (name == "wan2.2-i2v-a14b")
 
 
