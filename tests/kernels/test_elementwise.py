@@ -14,7 +14,7 @@ from kernels import accuracy, selftest
 from kernels.bench import elementwise as bench
 from kernels.elementwise import fused, reference
 from kernels.elementwise.reference import Affine, Modulation
-from kernels.linear import fast
+from kernels.linear import fast, gemm
 from kernels.quantized import FP8, FP8_MAX, Rows
 from kernels.tuning import elementwise as tuning
 
@@ -353,8 +353,12 @@ def test_the_benchmark_times_every_operation_and_configuration(monkeypatch: pyte
 
 def test_the_self_test_judges_a_linear_layer_and_the_element_wise_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "SHAPES", ((1, 129, 1, 64, 0.5),))
+    kinds: list[str] = []
+    kind_of = gemm.kind_of
+    monkeypatch.setattr(gemm, "kind_of", lambda weight: kinds.append(kind_of(weight)) or kinds[-1])
     right = selftest.run(DEVICE)
     assert right.ok, right
+    assert set(kinds) == ({"fp8", "fp8 long"} if fp8_here() else {"int8"})  # other kernels sum what is long
     assert 0 < float(right.figures["linear error"]) <= accuracy.SAME_ARITHMETIC
     assert float(right.figures["element-wise error"]) <= accuracy.BFLOAT16
     kind = "fp8" if fp8_here() else "int8"
