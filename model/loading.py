@@ -1,6 +1,5 @@
 """Weights into modules on a device: what a pipeline keeps resident."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -14,7 +13,7 @@ from model.checkpoints import int8, safetensors
 from model.checkpoints.entries import Device
 from model.checkpoints.fill import check_shapes, fill, tensors
 from model.library import Library, Weights
-from model.memory import LINEARS, Plan, free_bytes, plan_beside
+from model.memory import LINEARS, Plan, asked_linears, free_bytes, plan_beside
 from model.wan.config import Preset
 from model.wan.quantize import DTYPES, quantize_linears
 from model.wan.transformer import WanTransformer
@@ -76,9 +75,7 @@ def linear_codes(preset: Preset, device: Device) -> torch.dtype | None:
     otherwise. Raises ValueError where it says anything else, or fp8 to a card that has none.
     """
     where = torch.device(device)
-    asked = os.environ.get(LINEARS) or None
-    if asked not in (None, "bf16", *DTYPES):
-        raise ValueError(f"{LINEARS}={asked}: say bf16, fp8 or int8, or leave it unset")
+    asked = asked_linears()
     if where.type != "cuda" or preset.dtype != "bfloat16" or asked == "bf16":
         return None
     best = switch.operand_dtype(where)

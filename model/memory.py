@@ -94,12 +94,20 @@ def parts_of_shapes(preset: Preset) -> Parts:
     return _parts(denoiser, 0 if preset.boundary is None else denoiser, vae, text, saved)
 
 
+def asked_linears() -> str | None:
+    """What TURBOFARM_LINEARS asks for. Raises ValueError where it is no way to keep linear layers."""
+    asked = os.environ.get(LINEARS) or None
+    if asked not in (None, "bf16", "fp8", "int8"):
+        raise ValueError(f"{LINEARS}={asked}: say bf16, fp8 or int8, or leave it unset")
+    return asked
+
+
 def linears_in_8_bits(preset: Preset) -> bool:
     """What `model.loading.linear_codes` decides on a card that the kernels run on (compute capability 8.0 and up).
 
     Whether they run on the card asked about is not known here: on an older one the layers stay as they are.
     """
-    asked = os.environ.get(LINEARS) or None
+    asked = asked_linears()
     if preset.dtype != "bfloat16" or asked == "bf16":
         return False
     return asked is not None or (preset.distilled and os.environ.get("TURBOFARM_KERNELS") != "reference")

@@ -45,6 +45,10 @@ def plan(
     preset = known[name]
     asked = Fields({"size": size, "frames": frames})
     picture, length = size_of(asked, preset, None), frames_asked(asked, preset)
+    try:
+        memory.asked_linears()
+    except ValueError as error:
+        raise InvalidRequest(str(error), "set it right for the farm's nodes too", memory.LINEARS) from None
     parts, counted = fitting.parts_of(library, preset)
     cards = [fitting.Card(_label(gb), int(gb * GIB)) for gb in given] or fitting.cards()
     fits = [fitting.fit(preset, parts, picture, card) for card in cards]

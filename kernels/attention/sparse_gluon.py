@@ -244,6 +244,7 @@ def multiply_blocks(
         scales = k_scale + bh * (lines * (TILE // BLOCK))
         mbarrier.wait(q_ready, done & 1)
         query = queries.index(FIRST // GROUP).load(QUERY)
+        fence_async_shared()  # what the copying warp writes there next comes after this read
         mbarrier.arrive(q_free, count=1)
         out = gl.zeros([GROUP, DIM], gl.float32, layout=OUT)
         peak = gl.full([GROUP], float("-inf"), gl.float32, layout=gl.SliceLayout(1, SCORE))
@@ -292,6 +293,7 @@ def multiply_blocks(
         v_factor = gl.load(v_scale + bh * DIM + channel)
         mbarrier.wait(end_ready, done & 1)
         e = wide.index(FIRST // GROUP).load(LINEAR).to(gl.float32)
+        fence_async_shared()
         e = gl.exp2((e - gl.max(e, 1)[:, None]) * LOG2E)
         share = 1.0 / (EPSILON * gl.sum(e, 1) + gl.sum(e * weight[None, :], 1))
         phi = gl.convert_layout((e * share[:, None]).to(gl.bfloat16), PHI, assert_trivial=True)

@@ -1,4 +1,4 @@
-"""Softmax attention to few keys with a bias each, as of a video to its prompt: q is read once, o written once.
+"""Softmax attention to few keys with a bias each, as of a video to its prompt, with or without RMSNorm of q.
 
 RMSNorm of q runs over all heads, attention by one head. So a pass reads q for its rows' factors (`rms_rows`), the
 norm's weight goes to the keys, which are few, and neither a normalised q nor o in 16 bits is ever written.

@@ -96,3 +96,9 @@ def test_a_model_that_is_here_is_counted_in_its_files_and_without_torch(plan, tm
 def test_a_mistake_is_answered_in_words(plan, arguments: tuple[str, ...], words: str) -> None:
     done = plan(*arguments)
     assert (done.code, words in done.err) == (2, True), done.err
+
+
+def test_a_wrong_way_to_keep_linear_layers_is_answered_in_words(plan) -> None:
+    done = plan("demo-t2v", TURBOFARM_LINEARS="fp16")
+    assert (done.code, "say bf16, fp8 or int8" in done.err) == (2, True), done.err
+    assert "Traceback" not in done.err
