@@ -56,9 +56,11 @@ $(VENV)/.tryout: pyproject.toml $(VENV)/.server
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,gpu,tryout]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.server
+# All in one: a second installation would look everything up again.
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV): about 2 GB, a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,gpu,dev]"
-	@touch $@
+	@touch $(VENV)/.server $@
 
 clean:
 	@rm -rf $(VENV) demo-out .pytest_cache .ruff_cache

@@ -103,6 +103,7 @@ PHRASES = {
         "pip install 'turbofarm[server,gpu]'，或把 FARM_URL 设成别处的农场",
     # models plan
     "no GPU here: ask about one with --gpu-memory 24": "这里没有 GPU：用 --gpu-memory 24 问一块",
+    "set it right for the farm's nodes too": "农场各节点上的这个设置也请改对",
     "its files are not here: counted from the layers that it has": "它的文件不在这里：按它的层数算的",
     "{} is not in the library, and without {} its layers cannot be counted": "模型库里没有 {0}，没有 {1} 也算不出它的层",
     "farm models pull {}, or pip install 'turbofarm[gpu]'": "farm models pull {0}，或 pip install 'turbofarm[gpu]'",
