@@ -74,8 +74,8 @@ def sparse_linear_8bit(
     q_codes, q_scale = _int8(q.float() * (math.log2(math.e) / math.sqrt(d)), 1)
     smooth_k = (k.float() - k.float().mean(2, keepdim=True).to(k.dtype).float()).to(k.dtype).float()
     k_codes, k_scale = _int8(smooth_k, reference.K_BLOCK)
-    v_scale = v.float().abs().amax(2, keepdim=True).clamp_min(1e-12) / quantized.FP8_MAX
-    v_codes = (v.float() / v_scale).to(quantized.FP8).double()
+    v_scale = v.float().abs().amax(2, keepdim=True).clamp_min(1e-12) * (1 / quantized.FP8_MAX)
+    v_codes = (v.float() * v_scale.reciprocal()).to(quantized.FP8).double()
     keep = listed(index, -(-length // reference.K_BLOCK)).repeat_interleave(reference.K_BLOCK, -1)[..., :length]
 
     phi_k = k.float().softmax(-1)
@@ -102,7 +102,8 @@ def _int8(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Codes (float32) of x [b, h, L, d] by blocks of rows, a scale for each row [b, h, L, 1]: see `Operands`."""
     length = x.shape[2]
     padded = F.pad(x, (0, 0, 0, -length % rows)).unflatten(2, (-1, rows))
-    scale = padded.abs().amax((3, 4), keepdim=True).clamp_min(1e-12) / quantized.INT8_MAX
+    scale = padded.abs().amax((3, 4), keepdim=True).clamp_min(1e-12) * (1 / quantized.INT8_MAX)
     scale = ((scale.view(torch.int32) + 0xFFFF) & -65536).view(torch.float32)  # up to an 8-bit mantissa
-    codes = (padded / scale).round().flatten(2, 3)[:, :, :length]
+    # The kernel's product is not rounded before it is rounded to a code: one operation.
+    codes = (padded.double() * scale.reciprocal().double()).round().float().flatten(2, 3)[:, :, :length]
     return codes, scale.expand(-1, -1, -1, rows, 1).flatten(2, 3)[:, :, :length]

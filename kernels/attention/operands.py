@@ -66,7 +66,7 @@ class Operands:
 @triton.jit(do_not_specialize=["length", "heads", "split"])
 def survey_keys(
     k, v, state, norm, k_sum, v_peak, length, heads, split, k_batch, k_row, k_head, v_batch, v_row, v_head,
-    PRECISION: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
+    KEYS: tl.constexpr, STAGES: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """phi(k)^T v, the sums of phi(k) and of k, the largest |v|, over `split` keys; phi = softmax over channels.
 
@@ -93,7 +93,7 @@ def survey_keys(
         phis += tl.sum(phi.reshape(KEYS // APART, APART, DIM), 0)
         keys += tl.sum(key.reshape(KEYS // APART, APART, DIM), 0)
         peaks = tl.maximum(peaks, tl.max(tl.abs(value.to(tl.float32)).reshape(KEYS // APART, APART, DIM), 0))
-        products = tl.dot(tl.trans(phi.to(value.dtype)), value, products, input_precision=PRECISION)
+        products = tl.dot(tl.trans(phi.to(value.dtype)), value, products, input_precision="tf32x3")
     at = bh * tl.num_programs(0) + part
     tl.store(norm + at * DIM + channel, tl.sum(phis, 0))
     tl.store(k_sum + at * DIM + channel, tl.sum(keys, 0))
@@ -104,7 +104,7 @@ def survey_keys(
 @triton.jit(do_not_specialize=["length", "parts"])
 def fold_parts(
     state, norm, k_sum, v_peak, weight, folded, whole_norm, mean, v_scale, length, parts,
-    PRECISION: tl.constexpr, FP8_MAX: tl.constexpr, DIM: tl.constexpr,
+    FP8_MAX: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """Sums CHUNK rows of the parts of a head's state in their order, times weight^T; its other sums likewise."""
     chunk, bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -120,12 +120,13 @@ def fold_parts(
         keys += tl.load(k_sum + at + row)
         peak = tl.maximum(peak, tl.load(v_peak + at + row))
     projection = tl.load(weight + channel[None, :] * DIM + channel[:, None]).to(tl.float32)
-    projected = tl.dot(total, projection, input_precision=PRECISION)
+    # A state that tf32 cut short would round to other bfloat16: 5e-4 of the output where one channel of phi rules.
+    projected = tl.dot(total, projection, input_precision="tf32x3")
     at = bh * DIM + row
     tl.store(folded + at[:, None] * DIM + channel[None, :], projected.to(folded.dtype.element_ty))
     tl.store(whole_norm + at, phis)
     tl.store(mean + at, (keys / length).to(mean.dtype.element_ty))
-    tl.store(v_scale + at, tl.maximum(peak, SMALLEST) / FP8_MAX)
+    tl.store(v_scale + at, tl.maximum(peak, SMALLEST) * (1.0 / FP8_MAX))
 
 
 @triton.jit
@@ -136,6 +137,8 @@ def round_up(scale):
 
 @triton.jit
 def int8_codes(x, inverse):
+    # Inverses are rounded as the standard says, here and for e4m3: numbers of 8 bits often lie half-way between two
+    # codes, and an approximate one would choose another for all of them.
     return (x * inverse + ORIGIN).to(tl.int32, bitcast=True).to(tl.int8)
 
 
@@ -168,10 +171,10 @@ def quantize_queries(
     mean = (tl.sum(query, 0) / left).to(pooled.dtype.element_ty)
     tl.store(pooled + (bh * tl.num_programs(0) + tl.program_id(0)) * DIM + channel, mean)
     query *= fold
-    scale = round_up(tl.maximum(tl.max(tl.abs(query), 1), SMALLEST) / INT8_MAX)
+    scale = round_up(tl.maximum(tl.max(tl.abs(query), 1), SMALLEST) * (1.0 / INT8_MAX))
     at = start + row
     tl.store(scales + at, scale)
-    tl.store(codes + at[:, None] * DIM + channel[None, :], int8_codes(query, (1.0 / scale)[:, None]))
+    tl.store(codes + at[:, None] * DIM + channel[None, :], int8_codes(query, tl.div_rn(1.0, scale)[:, None]))
 
 
 @triton.jit
@@ -192,10 +195,10 @@ def quantize_keys(
     block = tl.program_id(0) * PARTS + part
     at = (bh * pooled_rows + block)[:, None] * DIM + channel[None, :]
     tl.store(pooled + at, means, mask=(block < blocks)[:, None] & (channel < DIM)[None, :])
-    scale = round_up(tl.maximum(tl.max(tl.max(tl.abs(smooth), 2), 1), SMALLEST) / INT8_MAX)
+    scale = round_up(tl.maximum(tl.max(tl.max(tl.abs(smooth), 2), 1), SMALLEST) * (1.0 / INT8_MAX))
     tl.store(scales + start // K_BLOCK + part, scale)
     at = start + row
-    byte = int8_codes(smooth, (1.0 / scale)[:, None, None]).reshape(Q_BLOCK, DIM)
+    byte = int8_codes(smooth, tl.div_rn(1.0, scale)[:, None, None]).reshape(Q_BLOCK, DIM)
     tl.store(codes + at[:, None] * DIM + channel[None, :], byte)
 
 
@@ -205,7 +208,7 @@ def quantize_values(
     STAND_IN: tl.constexpr, Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     channel, word = tl.arange(0, DIM), tl.arange(0, Q_BLOCK // 4)
-    inverse = 1.0 / tl.load(v_scale + bh * DIM + channel)
+    inverse = tl.div_rn(1.0, tl.load(v_scale + bh * DIM + channel))
     # Four keys make a word, so that what is transposed is words and not bytes.
     four = tl.zeros((Q_BLOCK // 4, DIM), tl.int32)
     for byte in tl.static_range(4):
@@ -277,7 +280,6 @@ def survey(k: Tensor, v: Tensor, config: Survey) -> Parts:
         split,
         *k.stride()[:3],
         *v.stride()[:3],
-        PRECISION=_precision(k.dtype),
         KEYS=config.keys,
         STAGES=config.stages,
         DIM=d,
@@ -308,16 +310,11 @@ def fold(parts: Parts, like: Tensor, proj_weight: Tensor) -> Moments:
         out.v_scale,
         length,
         parts.norm.shape[1],
-        PRECISION=_precision(like.dtype),
         FP8_MAX=FP8_MAX,
         DIM=d,
         num_warps=4,
     )
     return out
-
-
-def _precision(dtype: torch.dtype) -> str:
-    return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
 def moments(k: Tensor, v: Tensor, proj_weight: Tensor, config: Survey) -> Moments:

@@ -70,13 +70,10 @@ def prepare_8bit(capability: int, dim: int, config: tuning.Config8) -> dict[str,
     sums = {name: "*fp32" for name in ("state", "norm", "k_sum", "v_peak")} | {"length": "i32"}
     types = sums | {"k": "*bf16", "v": "*bf16", "heads": "i32", "split": "i32"} | strides("kv")
     sizes = {"KEYS": config.survey.keys, "STAGES": config.survey.stages, "DIM": dim}
-    sizes |= {"PRECISION": "tf32"}
     survey = compile_for(capability, operands.survey_keys, types, sizes, config.survey.warps)
     types = sums | {name: "*bf16" for name in ("weight", "folded", "mean")}
     types |= {"whole_norm": "*fp32", "v_scale": "*fp32", "parts": "i32"}
-    fold = compile_for(
-        capability, operands.fold_parts, types, {"PRECISION": "tf32", "FP8_MAX": 448.0, "DIM": dim}, 4
-    )
+    fold = compile_for(capability, operands.fold_parts, types, {"FP8_MAX": 448.0, "DIM": dim}, 4)
     types = {name: "*bf16" for name in ("q", "k", "v", "mean", "pooled_q", "pooled_k")} | strides("qkv")
     types |= {name: "*fp32" for name in ("v_scale", "q_scale", "k_scale")} | {"fold": "fp32"}
     types |= {
