@@ -98,6 +98,26 @@ def sparse_linear_8bit(
     return out.transpose(1, 2)
 
 
+def attend_prompt(
+    q: Tensor, q_weight: Tensor, eps: float, k: Tensor, v: Tensor, bias: Tensor, reach: Tensor
+) -> Tensor:
+    """What the kernel of `attend_prompt` computes for e4m3 rows, in float64: codes times scale, [b * L, C].
+
+    As `elementwise.reference.attend_prompt`. Rounds where the kernel must: keys times the norm's weight, the keys'
+    weights, codes. For keys that are read at once: in parts, weights round by the peak of those before.
+    """
+    heads = q.unflatten(2, (k.shape[2], -1)).double()
+    factor = (q.double().square().mean(2) + eps).rsqrt()[:, None, :, None]
+    key = (k.float() * q_weight.float().view(k.shape[2:])).to(k.dtype).double()
+    score = heads.transpose(1, 2) @ key.permute(0, 2, 3, 1) * factor / math.sqrt(k.shape[3])
+    score = score + bias.double()[:, None, None]
+    p = (score - score.amax(-1, keepdim=True)).exp()
+    out = p.to(v.dtype).double() @ v.double().transpose(1, 2) / p.sum(-1, keepdim=True)
+    scale = (reach.clamp_min(1e-12) * (1 / quantized.FP8_MAX))[:, None, None, None]
+    codes = (out * scale.reciprocal()).float().to(quantized.FP8).double()
+    return (codes * scale).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
 def _int8(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Codes (float32) of x [b, h, L, d] by blocks of rows, a scale for each row [b, h, L, 1]: see `Operands`."""
     length = x.shape[2]

@@ -57,7 +57,7 @@ def attend_few(
     inverse = 1.0
     if CODES:
         step = tl.maximum(tl.load(reach + batch), LEAST, propagate_nan=tl.PropagateNan.ALL) * (1.0 / MOST)
-        inverse = 1.0 / step
+        inverse = tl.div_rn(1.0, step)
     if WHOLE:
         key = read_keys(k, weight, at, keys, k_row, NORM, DIM)
         value = tl.load(v + at[:, None] * v_row + channel[None, :], mask=at[:, None] < keys, other=0.0)

@@ -288,6 +288,10 @@ def test_attention_to_a_prompt_normalises_q_and_writes_rows(
         assert isinstance(rows, Rows)
         torch.testing.assert_close(rows.scale, scales, rtol=1e-6, atol=0)
         assert accuracy.relative_error(rows.float(), expected.flatten(0, 1)) < accuracy.FP8
+        same = accuracy.attend_prompt(q, weight, EPS, k, v, bias, reach)
+        assert accuracy.relative_error(rows.float(), same) < accuracy.SAME_ARITHMETIC
+        if not INTERPRETED:  # which stores no e4m3
+            assert accuracy.relative_error(found.float(), same) < accuracy.SAME_ARITHMETIC
 
 
 def test_keys_of_fewer_batches_or_heads_are_refused() -> None:
