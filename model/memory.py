@@ -142,7 +142,7 @@ def costs(parts: Parts, size: tuple[int, int]) -> list[Cost]:
 
 
 def cost(parts: Parts, size: tuple[int, int], plan: Plan) -> Cost:
-    work = _WORK_PER_PIXEL * size[0] * size[1]
+    work = decoding_bytes(size)
     always = parts.denoiser + parts.vae
     if plan.text_on_host:  # the encoder comes and goes before anything is decoded
         most = always + max(parts.text, work)
@@ -151,6 +151,11 @@ def cost(parts: Parts, size: tuple[int, int], plan: Plan) -> Cost:
         most = always + work
     # The denoiser is read before all else.
     return Cost(plan, always, work, max(most, parts.reading) + _MARGIN)
+
+
+def decoding_bytes(size: tuple[int, int]) -> int:
+    """Beside the weights, while a video of this (width, height) is decoded."""
+    return _WORK_PER_PIXEL * size[0] * size[1]
 
 
 def plan_beside(preset: Preset, weights: Weights, free: int) -> Plan:

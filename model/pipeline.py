@@ -10,7 +10,7 @@ from model.errors import ImageMissing, NotNumbers, RenderCancelled
 from model.events import Event, Frames, Image, Preview, RenderSpec, Stage, Step
 from model.library import Library
 from model.loading import Resident
-from model.memory import Plan
+from model.memory import Plan, decoding_bytes
 from model.wan.conditioning import fit_image, image_condition
 from model.wan.config import Preset
 from model.wan.transformer import WanTransformer
@@ -113,6 +113,7 @@ class Pipeline:
             if condition is not None:
                 x = torch.cat([x, condition.to(x).expand(len(x), -1, -1, -1, -1)], dim=1)
             expert = self.expert(t)
+            expert.recordings.spare = decoding_bytes((spec.width, spec.height))
             if self.preset.topk is not None:
                 expert.topk = spec.topk or self.preset.topk
             timestep = torch.full((len(x),), 1000 * t, device=x.device)

@@ -26,6 +26,7 @@ from kernels.elementwise import reference
 from kernels.reference import K_BLOCK, Q_BLOCK
 from model.wan.config import PRESETS, Preset, TransformerConfig
 from model.wan.quantize import DTYPES, quantize_linears
+from model.wan.recording import AFTER, LARGEST
 from model.wan.transformer import WanTransformer
 
 WORDS = 100  # tokens of the prompt
@@ -175,10 +176,20 @@ def block_maps(kept: list[Tensor], replay: bool) -> Iterator[None]:
 def error(model: WanTransformer, exact: WanTransformer, inputs: Inputs) -> float:
     """Relative error of the velocity against float32 with the same block maps."""
     maps: list[Tensor] = []
-    with block_maps(maps, replay=False):
+    with launched(model), block_maps(maps, replay=False):
         out = inputs.step(model)
     with by_torch(), block_maps(maps, replay=True):
         return accuracy.relative_error(out, inputs.to(torch.float32).step(exact))
+
+
+@contextmanager
+def launched(model: WanTransformer) -> Iterator[None]:
+    """Every kernel by a call of its own, nothing replayed."""
+    model.recordings.on = False
+    try:
+        yield
+    finally:
+        model.recordings.on = True
 
 
 def float32_fits(model: WanTransformer) -> bool:
@@ -254,12 +265,17 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
         once = way == "reference"
         with {**WAYS, "reference": without_kernels}.get(way, nullcontext)():
-            took = seconds(lambda m=model: inputs.step(m), repeats=1 if once else 5, warm=0 if once else 1)
+            repeats, warm = (
+                (1, 0) if once else (5, AFTER + 1 if case.tokens * preset.transformer.dim <= LARGEST else 1)
+            )
+            took = seconds(lambda m=model: inputs.step(m), repeats, warm)
             peak = torch.cuda.max_memory_allocated() / 2**30
             shares = {name: floor / took for name, floor in floors.items()}
             parts = "  ".join(f"{share:5.1%} of {name}" for name, share in shares.items())
             say(f"  {way:<10} {took * 1e3:9.1f} ms  {parts}  peak {peak:.1f} GiB")
             found: dict[str, Any] = {"ms": took * 1e3, "share": shares, "peak_gib": peak}
+            if model.recordings.any and way != "torch":
+                found |= beside_launched(model, inputs, say)
             if exact is not None and not once:
                 found["error"] = error(model, exact, inputs)
                 say(f"    error against float32 with the same block maps: {found['error']:.2e}")
@@ -267,6 +283,16 @@ def measure(
             found["kernels"] = kernel_table(model, inputs, trace, say)
         report["ways"][way] = found
     return report
+
+
+def beside_launched(model: WanTransformer, inputs: Inputs, say: Callable[[str], None]) -> dict[str, Any]:
+    """What a recorded step takes and computes where its kernels are launched one by one."""
+    replayed = inputs.step(model)
+    with launched(model):
+        took = seconds(lambda: inputs.step(model), repeats=5, warm=1)
+        alike = torch.equal(replayed, inputs.step(model))
+    say(f"    replayed from a recording; launched one by one {took * 1e3:.1f} ms, the same bits: {alike}")
+    return {"launched_ms": took * 1e3, "same_bits": alike}
 
 
 def kernel_table(

@@ -1,13 +1,13 @@
 """What the transformer computes of a prompt once: which of its rows differ, their keys and values in each block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-MULTIPLE = 8  # of keys, for aligned reads
+ROOM = (128, 256)  # for rows that differ: few numbers, so that a step is the same for most prompts
 T = TypeVar("T")
 
 
@@ -33,8 +33,22 @@ class Prompt:
     keys: dict[nn.Module, Keys] = field(default_factory=dict[nn.Module, Keys])
 
 
+def tensors_of(keys: Sequence[Keys]) -> list[Tensor]:
+    """What the blocks' keys of one prompt consist of: its bias, then k, v and reach of each."""
+    tensors = [keys[0].bias, *(tensor for own in keys for tensor in (own.k, own.v, own.reach))]
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def keys_of(tensors: Sequence[Tensor]) -> list[Keys]:
+    """`tensors_of` undone."""
+    bias, *parts = tensors
+    return [Keys(k, v, bias, reach) for k, v, reach in zip(parts[::3], parts[1::3], parts[2::3], strict=True)]
+
+
 def distinct_rows(text: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of text [b, text_len, text_dim] up to the longest prompt and one more, with each row's bias [b, n].
+
+    There is room for 128, 256 or all of them.
 
     Rows past a prompt are zeros and nothing masks them, so their keys and values are all the same: one with
     log(count) added to its score weighs in the softmax what they all do, exactly. Waits for the device.
@@ -43,7 +57,7 @@ def distinct_rows(text: Tensor) -> tuple[Tensor, Tensor]:
     used = (text != 0).any(2)
     count = (used * torch.arange(1, total + 1, device=text.device)).amax(1)  # rows of each prompt
     longest = int(count.max())
-    n = min(-(-(longest + 1) // MULTIPLE) * MULTIPLE, total)
+    n = min(next((room for room in ROOM if longest < room), total), total)
     place = torch.arange(n, device=text.device).expand(b, n)
     padding = (total - count).clamp_min(1).log().float()[:, None]
     bias = torch.where(place < count[:, None], 0.0, torch.where(place == count[:, None], padding, -torch.inf))

@@ -1,7 +1,7 @@
 """The Wan diffusion transformer: latent patches in, velocity out (Wan2.1; DiT, Peebles & Xie 2023)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import cast
@@ -16,7 +16,8 @@ from kernels.elementwise.reference import Affine, Modulation
 from kernels.quantized import FP8, Rows
 from model.wan.config import TransformerConfig
 from model.wan.linear import Linear8, together
-from model.wan.prompt import Keys, LastUsed, Prompt, distinct_rows
+from model.wan.prompt import Keys, LastUsed, Prompt, distinct_rows, keys_of, tensors_of
+from model.wan.recording import BYTES, Recordings, pays
 
 
 class WanTransformer(nn.Module):
@@ -43,6 +44,7 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
         self._prompts = LastUsed[Prompt](2)  # with guidance a step asks twice
+        self.recordings = Recordings()
 
     def forward(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Predict the velocity.
@@ -51,24 +53,57 @@ class WanTransformer(nn.Module):
         text: [b, text_len, text_dim], rows past the prompt zero. Returns [b, out_channels, t, h, w]
         in the latent's dtype.
         """
+        ops = switch.elementwise(latent)
+        grid = tuple(n // p for n, p in zip(latent.shape[2:], self.config.patch, strict=True))
+        if ops is elementwise_reference:
+            texts = [self.text_embedding(text)] * len(self.blocks)
+            return self.velocity(
+                ops, latent, timestep, texts, rope_table(grid, self.config.head_dim, latent.device)
+            )
+        prompt = self.prompt(text)
+        keys = [block.cross_attn.kept_keys(ops, prompt) for block in self._blocks()]
+        rope = kept_rope_table(grid, self.config.head_dim, latent.device)
+        size = len(latent) * math.prod(grid) * self.config.dim
+        if not (self.recordings.on and pays(latent, size)):
+            return self.velocity(ops, latent, timestep, keys, rope)
+
+        def run(given: Sequence[Tensor]) -> Tensor:
+            latent, timestep, rope, *parts = given
+            return self.velocity(ops, latent, timestep, keys_of(parts), rope)
+
+        kind = (
+            latent.shape, latent.dtype, latent.device, timestep.shape, timestep.dtype, prompt.rows.shape,
+            self.topk, switch.forced(),
+        )  # fmt: skip
+        with torch.cuda.device_of(latent):
+            return self.recordings.step(
+                run, [latent, timestep], [rope, *tensors_of(keys)], kind, self._weights, size * BYTES
+            )
+
+    def velocity(
+        self, ops: ModuleType, latent: Tensor, timestep: Tensor, texts: Sequence[Tensor | Keys], rope: Tensor
+    ) -> Tensor:
+        """`forward`, once it is known who computes; of a card it never waits for.
+
+        texts: what each block attends to, the embedded text or its keys of it.
+        """
         grid = tuple(n // p for n, p in zip(latent.shape[2:], self.config.patch, strict=True))
         x = self.patch_embedding(patchify(latent, self.config.patch))  # [b, L, dim]
-        ops = switch.elementwise(x)
         # Time is float32 inside a bf16 model, as in training: its MLP says in which dtype it computes.
         sinusoid = timestep_embedding(timestep, self.config.freq_dim)
         e = self.time_embedding(sinusoid.to(next(self.time_embedding.parameters()).dtype))
         modulation = self.time_projection(e).float().unflatten(1, (6, -1))  # [b, 6, dim]
-        prompt = None if ops is elementwise_reference else self.prompt(text)
-        rows = self.text_embedding(text) if prompt is None else prompt.rows
-        rope = (rope_table if prompt is None else kept_rope_table)(grid, self.config.head_dim, x.device)
         y = gate = None  # what the last block leaves to be added to x, so that the next norm reads x once
-        for block in self._blocks():
-            keys = None if prompt is None else block.cross_attn.kept_keys(ops, prompt)
-            x, y, gate = block(ops, x, y, gate, modulation, rows if keys is None else keys, rope, self.topk)
+        for block, own in zip(self._blocks(), texts, strict=True):
+            x, y, gate = block(ops, x, y, gate, modulation, own, rope, self.topk)
         return unpatchify(self.head(ops, x, y, gate, e.float()), grid, self.config.patch, self.config.out_channels)
 
     def _blocks(self) -> "Iterator[Block]":
         return cast("Iterator[Block]", iter(self.blocks))
+
+    def _weights(self) -> Iterator[Tensor]:
+        yield from self.parameters()
+        yield from self.buffers()
 
     def prompt(self, text: Tensor) -> Prompt:
         """The rows of text that differ, embedded, and room for their keys; kept for the next step."""

@@ -116,7 +116,11 @@ def test_stacked_weights_come_apart_without_copies() -> None:
 
 
 def test_torchs_own_product_is_the_references() -> None:
-    x, w, bias = quantize_rows(draw(40, 64)), weights.by_channel(draw(48, 64, seed=1)), draw(48, seed=2)
+    device = "cuda" if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9) else "cpu"
+    if device == "cpu" and torch.__version__ < (2, 13):
+        pytest.skip("torch before 2.13 has row-wise fp8 products on cards only, and none is here")
+    x, w, bias = (t.to(device) for t in (draw(40, 64), draw(48, 64, seed=1), draw(48, seed=2)))
+    x, w = quantize_rows(x), weights.by_channel(w)
     for fast in (True, False):
         y = fp8.scaled_mm(x, w, bias, fast)
         assert y.dtype == torch.bfloat16

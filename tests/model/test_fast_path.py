@@ -80,12 +80,24 @@ def test_the_count_of_padding_matters(model: WanTransformer, monkeypatch: pytest
 
 
 def test_fewer_rows_are_kept_than_there_are() -> None:
-    text = inputs((5, 11))[2]
+    text = torch.ones(2, 512, 32)
+    text[0, 5:], text[1, 11:] = 0, 0
     rows, bias = distinct_rows(text)
-    assert rows.shape == (2, 16, 32)
-    assert bias[0, :6].tolist() == pytest.approx([0.0] * 5 + [torch.tensor(35.0).log().item()])
+    assert rows.shape == (2, 128, 32)
+    assert bias[0, :6].tolist() == pytest.approx([0.0] * 5 + [torch.tensor(507.0).log().item()])
     assert bool((bias[0, 6:] == -torch.inf).all())
-    assert bias[1, 11].item() == pytest.approx(torch.tensor(29.0).log().item())
+    assert bias[1, 11].item() == pytest.approx(torch.tensor(501.0).log().item())
+
+
+@pytest.mark.parametrize(
+    ("longest", "room"), [(0, 128), (127, 128), (128, 256), (255, 256), (256, 512), (512, 512)]
+)
+def test_rooms_for_rows_are_few_and_have_one_for_the_padding(longest: int, room: int) -> None:
+    text = torch.ones(1, 512, 2)
+    text[:, longest:] = 0
+    rows, bias = distinct_rows(text)
+    assert rows.shape[1] == bias.shape[1] == room
+    assert int((bias > 0).sum()) == (longest < 511)  # log(1) is 0
 
 
 @pytest.mark.usefixtures("stand_in")
