@@ -25,6 +25,7 @@ _WEIGHTS = {
 }  # fmt: skip
 _NODE = ("ray", "agent")
 _BELOW_RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # as their command lines begin
+_FIRST = 120.0  # seconds in which at least one fault is to be had
 _PAUSE = (2.0, 5.0)  # seconds between two faults
 _FREEZES = (1.0, 5.0, 12.0, 25.0)  # seconds: a hiccup, within a lease, past it, past all patience
 _KILLS = 0.7  # of all faults
@@ -55,8 +56,11 @@ class Killer:
         self._began = self._hit_at = time.monotonic()
 
     def run(self, seconds: float, over: threading.Event) -> None:
+        """For so long, and on until something was hit: on a busy machine a look around takes seconds."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not over.wait(self._dice.uniform(*_PAUSE)):
+        while time.monotonic() < (end if self._journal.faults else end + _FIRST):
+            if over.wait(self._dice.uniform(*_PAUSE)):
+                break
             target = self._choose()
             if target is not None:
                 self._hit(target)
