@@ -27,6 +27,10 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: list[str]) -> Tensor: ...
 
+    def visit(self) -> int:
+        """Bytes that come to the card while prompts are encoded, and go again."""
+        ...
+
 
 @dataclass(frozen=True)
 class Resident:

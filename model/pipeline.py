@@ -43,6 +43,14 @@ class Pipeline:
         Raises RenderCancelled at the first step or chunk after `cancelled()` turned true, PromptTooLong,
         ImageMissing, NotNumbers.
         """
+        try:
+            yield from self._render(spec, cancelled)
+        except torch.OutOfMemoryError:  # whoever tries again shall have what the steps' recordings keep
+            for expert in self.experts:
+                expert.recordings.clear()
+            raise
+
+    def _render(self, spec: RenderSpec, cancelled: Callable[[], bool]) -> Iterator[Event]:
         if (spec.image is None) == (self.preset.task == "i2v"):
             raise ImageMissing(self.preset.name, spec.image is None)
         check(cancelled)
@@ -63,6 +71,7 @@ class Pipeline:
             yield Step(sample.k, sample.n)
             yield Preview(sample.k, self.preview_image(sample.denoised))
         yield Stage("decode")
+        self.make_room(decoding_bytes((spec.width, spec.height)))
         first = 0
         with torch.inference_mode():
             chunks = self.parts.vae.stream(latent.to(self.dtype))
@@ -81,6 +90,7 @@ class Pipeline:
         guided = spec.guidance != 1.0
         if guided and negative is not None:
             prompts.append(negative)
+        self.make_room(self.parts.text.visit())
         rows = self.parts.text.encode(prompts)
         if guided and negative is None:  # trained to be guided by no text at all
             rows = torch.cat([rows, torch.zeros_like(rows)])
@@ -113,7 +123,7 @@ class Pipeline:
             if condition is not None:
                 x = torch.cat([x, condition.to(x).expand(len(x), -1, -1, -1, -1)], dim=1)
             expert = self.expert(t)
-            expert.recordings.spare = decoding_bytes((spec.width, spec.height))
+            expert.recordings.spare = max(decoding_bytes((spec.width, spec.height)), self.parts.text.visit())
             if self.preset.topk is not None:
                 expert.topk = spec.topk or self.preset.topk
             timestep = torch.full((len(x),), 1000 * t, device=x.device)
@@ -132,6 +142,16 @@ class Pipeline:
             return torch.randn(noise.shape, generator=generator).to(noise.device)
 
         return sampler.rcm(velocity, noise, spec.steps, self.preset.sigma_max, None if spec.ode else fresh)
+
+    def make_room(self, need: int) -> None:
+        """Bytes for what comes next, which was planned for; recordings of steps are there only beside it."""
+        for expert in self.experts:
+            expert.recordings.give_way(need)
+
+    @property
+    def experts(self) -> list[WanTransformer]:
+        both = (self.parts.transformer, self.parts.low)
+        return [expert for expert in both if expert is not None]
 
     def expert(self, t: float) -> WanTransformer:
         """The transformer for time t in [0, 1]: with two, the high-noise one from the boundary up (Wan2.2)."""

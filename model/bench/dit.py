@@ -26,7 +26,7 @@ from kernels.elementwise import reference
 from kernels.reference import K_BLOCK, Q_BLOCK
 from model.wan.config import PRESETS, Preset, TransformerConfig
 from model.wan.quantize import DTYPES, quantize_linears
-from model.wan.recording import AFTER, LARGEST
+from model.wan.recording import AFTER, available_bytes, pays
 from model.wan.transformer import WanTransformer
 
 WORDS = 100  # tokens of the prompt
@@ -185,16 +185,15 @@ def error(model: WanTransformer, exact: WanTransformer, inputs: Inputs) -> float
 @contextmanager
 def launched(model: WanTransformer) -> Iterator[None]:
     """Every kernel by a call of its own, nothing replayed."""
-    model.recordings.on = False
+    was, model.recordings.on = model.recordings.on, False
     try:
         yield
     finally:
-        model.recordings.on = True
+        model.recordings.on = was
 
 
 def float32_fits(model: WanTransformer) -> bool:
-    need = sum(4 * p.numel() for p in model.parameters()) + SPARE
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > need
+    return available_bytes() > sum(4 * p.numel() for p in model.parameters()) + SPARE
 
 
 @dataclass(frozen=True)
@@ -265,16 +264,15 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
         once = way == "reference"
         with {**WAYS, "reference": without_kernels}.get(way, nullcontext)():
-            repeats, warm = (
-                (1, 0) if once else (5, AFTER + 1 if case.tokens * preset.transformer.dim <= LARGEST else 1)
-            )
+            recorded = not once and pays(inputs.latent, case.tokens * preset.transformer.dim)
+            repeats, warm = 1 if once else 5, AFTER + 1 if recorded else int(not once)
             took = seconds(lambda m=model: inputs.step(m), repeats, warm)
             peak = torch.cuda.max_memory_allocated() / 2**30
             shares = {name: floor / took for name, floor in floors.items()}
             parts = "  ".join(f"{share:5.1%} of {name}" for name, share in shares.items())
             say(f"  {way:<10} {took * 1e3:9.1f} ms  {parts}  peak {peak:.1f} GiB")
             found: dict[str, Any] = {"ms": took * 1e3, "share": shares, "peak_gib": peak}
-            if model.recordings.any and way != "torch":
+            if model.recordings.recorded and way != "torch":
                 found |= beside_launched(model, inputs, say)
             if exact is not None and not once:
                 found["error"] = error(model, exact, inputs)

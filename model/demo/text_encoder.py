@@ -45,3 +45,6 @@ class DemoTextEncoder(nn.Module):
     def encode(self, prompts: list[str]) -> Tensor:
         """Text rows [b, text_len, dim] of prompts, on the encoder's device."""
         return self(self.ids(prompts, self.position_embedding.device))
+
+    def visit(self) -> int:
+        return 0

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-ROOM = (128, 256)  # for rows that differ: few numbers, so that a step is the same for most prompts
+ROOM = 64  # rows at a time, and two of these at least: what the kernels read at once, the same for most prompts
 T = TypeVar("T")
 
 
@@ -48,7 +48,7 @@ def keys_of(tensors: Sequence[Tensor]) -> list[Keys]:
 def distinct_rows(text: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of text [b, text_len, text_dim] up to the longest prompt and one more, with each row's bias [b, n].
 
-    There is room for 128, 256 or all of them.
+    n is 128, or the next multiple of 64, so that it is the same for most prompts.
 
     Rows past a prompt are zeros and nothing masks them, so their keys and values are all the same: one with
     log(count) added to its score weighs in the softmax what they all do, exactly. Waits for the device.
@@ -57,7 +57,7 @@ def distinct_rows(text: Tensor) -> tuple[Tensor, Tensor]:
     used = (text != 0).any(2)
     count = (used * torch.arange(1, total + 1, device=text.device)).amax(1)  # rows of each prompt
     longest = int(count.max())
-    n = min(next((room for room in ROOM if longest < room), total), total)
+    n = min(max(2, longest // ROOM + 1) * ROOM, total)
     place = torch.arange(n, device=text.device).expand(b, n)
     padding = (total - count).clamp_min(1).log().float()[:, None]
     bias = torch.where(place < count[:, None], 0.0, torch.where(place == count[:, None], padding, -torch.inf))

@@ -3,6 +3,7 @@
 Launched one by one from Python, the 770 kernels of a step may take longer than a small step computes.
 """
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,12 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-AFTER = (
-    4  # steps of a kind that are launched first: Triton compiles in them, and what is asked for once is not kept
-)
-KEPT = 4  # kinds of step
-LARGEST = 64 << 20  # tokens times channels; larger steps (14B, 1.3B at 1280x720) keep the card busy as they are
-BYTES = 43  # of memory that a recording keeps, for each of those: 26 with fp8 layers, 33 int8, 42 bfloat16 (H100)
+# Steps of a kind that are launched first: Triton compiles in them, and what is asked for once is not recorded.
+AFTER = 4
+KEPT = 4  # recordings
+COUNTED = 64  # kinds of step whose number is known
+LARGEST = 64 << 20  # tokens times channels of a step; kernels of larger ones take several times their launching
+# Of memory that a recording keeps, for each of those: 26 with fp8 layers, 33 int8, 42 bfloat16 (H100).
+BYTES = 43
+MARGIN = 256 << 20  # bytes: the driver's own of a graph
 
 Run = Callable[[Sequence[Tensor]], Tensor]
 
@@ -36,9 +39,17 @@ class CudaGraph:
 
     def __init__(self, run: Run, inputs: Sequence[Tensor], pool: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the card: they copy and measure.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+        device = inputs[0].device
+        own = torch.cuda.Stream(device)  # torch's default for this lies on the first card that ever recorded
+        # The present stream is come back to even where recording fails half way. Other threads' calls are not
+        # refused meanwhile: a farm's worker has several, and none uses these tensors.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(device)),
+            torch.cuda.graph(self.graph, pool=pool, stream=own, capture_error_mode="thread_local"),
+        ):
             self.out = run(inputs)
+        # What cuBLAS works in was made in the pool and kept for its stream: others are to have it.
+        torch._C._cuda_clearCublasWorkspaces()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
     def replay(self) -> None:
         self.graph.replay()
@@ -46,13 +57,14 @@ class CudaGraph:
 
 @dataclass
 class Recording:
-    """A graph, the tensors that it reads, and where the weights lay. loaded: whose values are in `kept`."""
+    """A graph and the tensors that it reads. loaded: whose values are in `kept`; weights: alive, at `places`."""
 
     graph: Graph
     fresh: list[Tensor]
     kept: list[Tensor]
     loaded: Sequence[Tensor]
-    weights: tuple[int, ...]
+    weights: list[Tensor]
+    places: list[Hashable]
 
     def holds(self, kept: Sequence[Tensor]) -> bool:
         return len(kept) == len(self.loaded) and all(a is b for a, b in zip(kept, self.loaded, strict=True))
@@ -68,19 +80,15 @@ class Recording:
         return self.graph.out.clone()
 
 
-@dataclass
-class Kind:
-    launched: int = 0  # steps
-    recording: Recording | None = None
-
-
 class Recordings:
-    """Of one model. A kind of step that comes again is recorded; the kinds asked for longest ago are dropped."""
+    """Of one model. A kind of step that comes again is recorded; those asked for longest ago are dropped."""
 
     def __init__(self) -> None:
         self.on = True
         self.spare = 0  # bytes that whoever comes after the steps will need of the card
-        self.kinds: dict[Hashable, Kind] = {}
+        self.held = 0  # bytes of the pool
+        self.launched: dict[Hashable, int] = {}
+        self.recorded: dict[Hashable, Recording] = {}
         self.pool: Any = None  # torch names no type for it
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Recordings":
@@ -99,19 +107,54 @@ class Recordings:
 
         kind: what the launched kernels depend on beside the values of the tensors given. fresh: other tensors at
         each step. kept: the same ones for all steps of a render, not written to. weights: all else that `run`
-        reads; where it lies is looked up when `kept` are others. room: bytes that a recording needs.
+        reads; whether it is where it was is looked up when `kept` are others, so a render's weights are not
+        replaced before its end. room: bytes that the steps of a recording need.
         """
-        known = self.kinds.pop(kind, None) or Kind()
-        there = known.recording
-        if there is not None and not there.holds(kept) and there.weights != places(weights()):
-            known, there = Kind(), None
-        if there is None and known.launched >= AFTER and room + self.spare <= free_bytes():
-            there = known.recording = self.record(run, fresh, kept, weights)
-        known.launched += there is None
-        self.kinds[kind] = known
-        while len(self.kinds) > KEPT:
-            del self.kinds[next(iter(self.kinds))]
-        return run([*fresh, *kept]) if there is None else there.replay(fresh, kept)
+        if not self.on:
+            return run([*fresh, *kept])
+        there = self.recorded.pop(kind, None)
+        if there is not None and not there.holds(kept) and there.places != places(weights()):
+            there = None
+            self.launched.pop(kind, None)
+        if there is None:
+            there = self._recorded(run, fresh, kept, kind, weights, room)
+        if there is None:
+            return run([*fresh, *kept])
+        self.recorded[kind] = there
+        while len(self.recorded) > KEPT:
+            oldest = next(iter(self.recorded))
+            del self.recorded[oldest]
+            self.launched.pop(oldest, None)
+        return there.replay(fresh, kept)
+
+    def _recorded(
+        self,
+        run: Run,
+        fresh: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        kind: Hashable,
+        weights: Callable[[], Iterable[Tensor]],
+        room: int,
+    ) -> Recording | None:
+        """A recording, if the kind came often enough and it can be had; else the kind is counted."""
+        count = self.launched.pop(kind, 0)
+        self.launched[kind] = min(count + 1, AFTER)
+        while len(self.launched) > COUNTED:
+            del self.launched[next(iter(self.launched))]
+        if count < AFTER:
+            return None
+        need = max(room, self.held) + sum(tensor.nbytes for tensor in kept) + MARGIN + self.spare
+        if need > available_bytes():
+            return None
+        try:
+            return self.record(run, fresh, kept, weights)
+        except torch.OutOfMemoryError:
+            self.launched[kind] = 0  # there may be room another time
+        except RuntimeError as error:
+            # A render does not fail for this: its kernels are launched, as before.
+            self.on = False
+            warnings.warn(f"steps of this model are not recorded, for that failed: {error}", stacklevel=2)
+        return None
 
     def record(
         self,
@@ -120,18 +163,30 @@ class Recordings:
         kept: Sequence[Tensor],
         weights: Callable[[], Iterable[Tensor]],
     ) -> Recording:
+        if not self.recorded:  # torch takes no pool again whose graphs are all gone
+            self.pool, self.held = None, 0
+        before = needed_bytes()
         # Outside inference mode, so that a step in any mode may write to the tensors.
         with torch.inference_mode(False), torch.no_grad():
             own = [[torch.empty_like(t).copy_(t) for t in tensors] for tensors in (fresh, kept)]
-            return Recording(self.graph(run, [*own[0], *own[1]]), own[0], own[1], kept, places(weights()))
+            graph = self.capture(run, [*own[0], *own[1]])
+            self.held += needed_bytes() - before
+            read = [tensor.detach() for tensor in weights()]
+        return Recording(graph, own[0], own[1], kept, read, places(read))
 
-    @property
-    def any(self) -> bool:
-        return any(kind.recording for kind in self.kinds.values())
-
-    def graph(self, run: Run, inputs: Sequence[Tensor]) -> Graph:
+    def capture(self, run: Run, inputs: Sequence[Tensor]) -> Graph:
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         return CudaGraph(run, inputs, self.pool)
+
+    def give_way(self, need: int) -> None:
+        """Let every recording go where so many bytes would not be there beside them."""
+        if self.recorded and need > available_bytes() - self.held:
+            self.clear()
+
+    def clear(self) -> None:
+        self.recorded.clear()
+        self.launched.clear()
+        self.pool, self.held = None, 0
 
 
 def pays(x: Tensor, size: int) -> bool:
@@ -139,11 +194,17 @@ def pays(x: Tensor, size: int) -> bool:
     return x.is_cuda and size <= LARGEST
 
 
-def free_bytes() -> int:
-    """Of the present card, with what torch keeps of it unused."""
+def available_bytes() -> int:
+    """Of the present card, with what torch keeps of it unused, pools of graphs included."""
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return torch.cuda.mem_get_info()[0] + unused
 
 
-def places(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    return tuple(tensor.data_ptr() for tensor in tensors)
+def needed_bytes() -> int:
+    """Of the present card, by tensors and the pools of graphs."""
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
+
+
+def places(tensors: Iterable[Tensor]) -> list[Hashable]:
+    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]

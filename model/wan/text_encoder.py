@@ -105,16 +105,25 @@ class WanText:
             out[i, : len(real)] = real
         return out
 
+    def visit(self) -> int:
+        """Bytes that come to the card while a new prompt is encoded: all, where it has no room for them else."""
+        away = self._weight.device.type != self.device.type
+        return sum(weight.nbytes for weight in self.encoder.parameters()) if away else 0
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.encoder.encoder.shared.weight
+
     def _rows(self, text: str) -> Tensor:
         """The real rows [n, dim] of one cleaned prompt."""
-        weight = self.encoder.encoder.shared.weight
+        weight = self._weight
         kept = None if self.cache is None else self.cache.get(text)
         if kept is not None:
             return kept.to(self.device, weight.dtype)
         ids, mask = self.tokenizer([text])
         ids = ids[:, : int(mask.sum())].to(self.device)  # padding changes no real row
         # Where the card has no room for it beside the model, a copy comes for this prompt and goes again.
-        encoder = self.encoder if weight.device == ids.device else copy.deepcopy(self.encoder).to(self.device)
+        encoder = self.encoder if not self.visit() else copy.deepcopy(self.encoder).to(self.device)
         rows = encoder(ids, torch.ones_like(ids))[0]
         if self.cache is not None:
             self.cache.put(text, rows)

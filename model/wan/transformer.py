@@ -64,7 +64,7 @@ class WanTransformer(nn.Module):
         keys = [block.cross_attn.kept_keys(ops, prompt) for block in self._blocks()]
         rope = kept_rope_table(grid, self.config.head_dim, latent.device)
         size = len(latent) * math.prod(grid) * self.config.dim
-        if not (self.recordings.on and pays(latent, size)):
+        if not pays(latent, size):
             return self.velocity(ops, latent, timestep, keys, rope)
 
         def run(given: Sequence[Tensor]) -> Tensor:
@@ -73,7 +73,7 @@ class WanTransformer(nn.Module):
 
         kind = (
             latent.shape, latent.dtype, latent.device, timestep.shape, timestep.dtype, prompt.rows.shape,
-            self.topk, switch.forced(),
+            self.topk,
         )  # fmt: skip
         with torch.cuda.device_of(latent):
             return self.recordings.step(
@@ -83,7 +83,7 @@ class WanTransformer(nn.Module):
     def velocity(
         self, ops: ModuleType, latent: Tensor, timestep: Tensor, texts: Sequence[Tensor | Keys], rope: Tensor
     ) -> Tensor:
-        """`forward`, once it is known who computes; of a card it never waits for.
+        """`forward`, once it is known who computes; it never waits for the card.
 
         texts: what each block attends to, the embedded text or its keys of it.
         """

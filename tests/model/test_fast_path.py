@@ -90,7 +90,8 @@ def test_fewer_rows_are_kept_than_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "room"), [(0, 128), (127, 128), (128, 256), (255, 256), (256, 512), (512, 512)]
+    ("longest", "room"),
+    [(0, 128), (127, 128), (128, 192), (191, 192), (256, 320), (447, 448), (448, 512), (512, 512)],
 )
 def test_rooms_for_rows_are_few_and_have_one_for_the_padding(longest: int, room: int) -> None:
     text = torch.ones(1, 512, 2)

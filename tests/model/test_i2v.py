@@ -79,6 +79,9 @@ class NoText:
     def encode(self, prompts: list[str]) -> torch.Tensor:
         raise AssertionError("not asked")
 
+    def visit(self) -> int:
+        return 0
+
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
