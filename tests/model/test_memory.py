@@ -127,16 +127,25 @@ def test_a_models_shapes_take_what_its_files_take(tmp_path: Path) -> None:
     assert not found.stored_8bit
 
 
-def test_the_published_shapes_take_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("linears", "measured"),
+    [
+        ("bf16", {"1.3b": (13.6, 20.6), "14b": (37.9, 54.0), "a14b": (54.2, 70.3)}),
+        ("fp8", {"1.3b": (12.2, 19.3), "14b": (24.7, 41.1), "a14b": (38.6, 55.0)}),
+    ],
+)
+def test_the_published_shapes_take_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, linears: str, measured: dict[str, tuple[float, float]]
+) -> None:
     """Peaks of `python -m model.bench load --render` on an H100, in GiB; the margin is not part of those."""
-    monkeypatch.setenv(LINEARS, "bf16")
-    measured = {"wan2.1-t2v-1.3b": (13.6, 20.6), "wan2.1-t2v-14b": (37.9, 54.0), "wan2.2-i2v-a14b": (54.2, 70.3)}
-    for name, (resident, peak) in measured.items():
+    monkeypatch.setenv(LINEARS, linears)
+    for shape, (resident, peak) in measured.items():
+        name = f"wan2.2-i2v-{shape}" if shape == "a14b" else f"wan2.1-t2v-{shape}"
         preset = PRESETS[name]
         found = plan_within(costs(parts_of_shapes(preset), preset.size), 79 << 30)
         assert found.resident / 2**30 == pytest.approx(resident, rel=0.01)
         assert found.peak / 2**30 - 1 == pytest.approx(peak, rel=0.01)
-        assert found.plan.text_on_host == (name == "wan2.2-i2v-a14b")
+        assert found.plan.text_on_host == ((linears, shape) == ("bf16", "a14b"))
 
 
 def test_while_a_prompt_is_encoded_its_encoder_needs_room_too() -> None:
