@@ -62,6 +62,8 @@ class Pipeline:
             check(cancelled)
             condition = self.condition(spec.image, spec)
         yield Stage("denoise")
+        for expert in self.experts:
+            expert.recordings.spare = max(decoding_bytes((spec.width, spec.height)), self.parts.text.visit())
         latent = self.noise(spec)
         for sample in self.denoise(latent, text, spec, condition):
             check(cancelled)
@@ -123,7 +125,6 @@ class Pipeline:
             if condition is not None:
                 x = torch.cat([x, condition.to(x).expand(len(x), -1, -1, -1, -1)], dim=1)
             expert = self.expert(t)
-            expert.recordings.spare = max(decoding_bytes((spec.width, spec.height)), self.parts.text.visit())
             if self.preset.topk is not None:
                 expert.topk = spec.topk or self.preset.topk
             timestep = torch.full((len(x),), 1000 * t, device=x.device)
